@@ -1,0 +1,1 @@
+"""A content-addressed store of tensors and blobs. Knows bytes and typed arrays; no models, no git."""

@@ -1,0 +1,5 @@
+"""tvc: version control for the personality of language models."""
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"
