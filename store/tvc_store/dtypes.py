@@ -34,7 +34,7 @@ ITEMSIZE: Final[dict[str, int]] = {
 """Bytes an element, by safetensors dtype name."""
 
 MAX_DIMENSIONS: Final = 16
-_MAX_BYTES: Final = 1 << 62
+_MAX_BYTES: Final = 1 << 39  # 512 GiB: no tensor of any published model comes near
 
 
 class UnknownDtype(StoreError):
