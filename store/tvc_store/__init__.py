@@ -1,1 +1,4 @@
-"""A content-addressed store of tensors and blobs. Knows bytes and typed arrays; no models, no git."""
+"""A content-addressed store of tensors and blobs.
+
+It knows bytes and typed arrays. Absent on purpose: models, task vectors, git.
+"""

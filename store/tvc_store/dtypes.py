@@ -1,7 +1,7 @@
 """Element types, by the names that safetensors gives them, and how many bytes an element has.
 
-The store never does arithmetic: to it every type is an unsigned integer of its width. Types narrower
-than a byte (F4, F6) are deliberately absent, since no element of theirs has an address.
+The store never does arithmetic: to it every type is an unsigned integer of its width. Types
+narrower than a byte (F4, F6) are deliberately absent, since no element of theirs has an address.
 """
 
 import math

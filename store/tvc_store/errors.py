@@ -30,7 +30,7 @@ class TvcError(Exception):
 
 
 class StoreError(TvcError):
-    """The object store cannot do what was asked (full, read-only, wrong version, missing object)."""
+    """The store cannot do what was asked (full, read-only, wrong version, missing object)."""
 
 
 class IntegrityError(TvcError):

@@ -1,0 +1,165 @@
+"""Writing files so that a crash at any instant leaves the old file or the new one, whole.
+
+Every effect goes through os.write, os.fsync and os.replace (which Path.replace calls), in that order,
+so that a test can end the process at each one in turn. Absent on purpose: locking (lock.py), and any
+knowledge of objects.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import Final
+
+from tvc_store.buffers import Buffer, byte_view
+from tvc_store.errors import StoreError
+
+__all__ = [
+    "NoSpace",
+    "NotPermitted",
+    "ReadOnly",
+    "WriteFailed",
+    "is_temporary",
+    "make_folder",
+    "sync_folder",
+    "write_durably",
+    "write_errors",
+]
+
+_PREFIX: Final = ".tvc-"
+_SUFFIX: Final = ".tmp"
+
+
+class WriteFailed(StoreError):
+    """A file could not be written; what was there before is untouched."""
+
+
+class NoSpace(WriteFailed):
+    """The disk, the quota or the process's file size limit is exhausted."""
+
+
+class ReadOnly(WriteFailed):
+    """The file system is mounted read-only."""
+
+
+class NotPermitted(WriteFailed):
+    """The user may not write there."""
+
+
+def write_durably(path: Path, chunks: Iterable[Buffer], *, mode: int = 0o644) -> int:
+    """Write a file that is either there whole, also after a power cut, or not there at all.
+
+    A temporary file in the same folder is written, fsynced and renamed over `path`, and the folder
+    is fsynced. Whatever stops it, the chunks' own errors included, the temporary file is removed.
+
+    Args:
+        path: The file to make or replace; its folder exists.
+        chunks: The content, in order; may be a generator that raises.
+        mode: Permissions of the new file, before the umask.
+
+    Returns:
+        Number of bytes written.
+
+    Raises:
+        WriteFailed: The system refused: NoSpace, ReadOnly, NotPermitted, or another reason.
+    """
+    temporary = path.parent / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+    with write_errors(path):
+        fd = _create(temporary, mode)
+        try:
+            written = _write_all(fd, chunks)
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_folder(path.parent)
+    return written
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, where it is missing, so that it survives a power cut; its parent exists.
+
+    Raises:
+        WriteFailed: The system refused.
+    """
+    with write_errors(path):
+        try:
+            path.mkdir()
+        except FileExistsError:
+            return
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def is_temporary(name: str) -> bool:
+    """Say whether a file name is one that `write_durably` gives to unfinished files."""
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Generator[None]:
+    """Turn the system's refusals to write into one clear line.
+
+    Args:
+        path: What was being written, for the message.
+
+    Raises:
+        WriteFailed: In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _explained(error, path) from error
+
+
+def _explained(error: OSError, path: Path) -> WriteFailed:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            reason = "no space left" if error.errno == errno.ENOSPC else "disk quota reached"
+            return NoSpace(
+                f"{reason} while writing {path}; nothing was changed",
+                hint="free some space and run the command again",
+            )
+        case errno.EFBIG:
+            return NoSpace(
+                f"file size limit reached while writing {path}; nothing was changed",
+                hint="raise the limit (ulimit -f) or use a file system that holds larger files",
+            )
+        case errno.EROFS:
+            return ReadOnly(f"cannot write {path}: the file system is read-only")
+        case errno.EACCES | errno.EPERM:
+            return NotPermitted(
+                f"cannot write {path}: permission denied", hint="check who owns the folder"
+            )
+        case _:
+            return WriteFailed(f"cannot write {path}: {error.strerror or error}")
+
+
+def _create(path: Path, mode: int) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+
+
+def _write_all(fd: int, chunks: Iterable[Buffer]) -> int:
+    written = 0
+    try:
+        for chunk in chunks:
+            view = byte_view(chunk).data
+            while view:
+                count = os.write(fd, view)
+                view = view[count:]
+                written += count
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return written
