@@ -1,0 +1,1 @@
+"""Writes a recipe as a model directory."""

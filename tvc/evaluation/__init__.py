@@ -1,0 +1,1 @@
+"""Runs a plan: tensors in, tensors out. No files, no git."""

@@ -1,0 +1,1 @@
+"""Merge methods over tensors. No files, no git, no names."""

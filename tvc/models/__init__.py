@@ -1,0 +1,1 @@
+"""Model directories, hub sources and adapters, read as hostile input and written durably."""

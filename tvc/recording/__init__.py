@@ -1,0 +1,1 @@
+"""Takes models and adapters in: folder → objects, snapshot and vector record."""

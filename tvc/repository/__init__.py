@@ -1,0 +1,1 @@
+"""The user's git repository; the only importer of git."""

@@ -1,0 +1,1 @@
+"""Moves branches: commit, merge, revert, cherry-pick, rebase, undo."""
