@@ -14,7 +14,7 @@ from tvc.domain.errors import ConflictError, InputError
 from tvc.domain.grammar import parse_sum
 from tvc.domain.names import check_file_name, check_name, printable
 from tvc.domain.recipe import Recipe, Sum, fold, format_term
-from tvc.domain.vector import BaseRecord, Scalar, VectorKind, VectorRecord
+from tvc.domain.vector import BaseRecord, Scalar, VectorRecord
 from tvc_store.errors import TvcError
 from tvc_store.ids import ObjectId, parse_id
 
@@ -243,7 +243,7 @@ def parse_vector(text: str, *, path: str) -> VectorRecord:
         tuple(files),
     )
     record = VectorRecord(
-        cast("VectorKind", kind),
+        kind,
         _identity(body, "content", path=path),
         parent,
         _identity(origin, "snapshot", path=path),

@@ -42,7 +42,8 @@ class Library:
 
     def __post_init__(self) -> None:
         self._by_id = {record.id: record for record in self.vectors.values()}
-        self._names = {record.id: name for name, record in reversed(self.vectors.items())}
+        # Of two names for one vector, the first in order is shown.
+        self._names = {record.id: name for name, record in sorted(self.vectors.items())[::-1]}
 
     def normal_form(self, recipe: Recipe) -> Recipe:
         """Return the normal form of a recipe of this commit, its names replaced by ids.

@@ -1,0 +1,211 @@
+"""The one place that runs git: fixed arguments, no hooks, nothing of the repository's own programs.
+
+Everything that a user or a repository named comes after `--end-of-options` or `--`, and is checked
+first. Local settings that would run a program (filters, fsmonitor, hooks, external transports) are
+switched off for our calls: a repository may have come from somebody else. Only plumbing is used, so
+that git's own locks are held for moments, and a killed tvc leaves at most one of them behind.
+"""
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, cast
+
+from git.cmd import Git
+from git.exc import GitCommandNotFound
+
+from tvc.domain.errors import InputError, StateError
+from tvc.domain.names import printable
+
+__all__ = ["EMPTY_TREE", "GitFailed", "GitGateway", "TreeEntry", "init_repository"]
+
+EMPTY_TREE: Final = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+
+_SETTINGS: Final = (
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.pager=cat",
+    "core.editor=false",
+    "core.askPass=",
+    "core.sshCommand=",
+    "core.alternateRefsCommand=",
+    "core.fsync=all",
+    "core.quotePath=false",
+    "diff.external=",
+    "gc.auto=0",
+    "gpg.program=false",
+    "commit.gpgSign=false",
+    "log.showSignature=false",
+    "maintenance.auto=false",
+    "protocol.ext.allow=never",
+    "safe.bareRepository=explicit",
+    "submodule.recurse=false",
+    "uploadpack.packObjectsHook=",
+)
+_ENVIRONMENT: Final = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_LITERAL_PATHSPECS": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "LC_ALL": "C.UTF-8",
+}
+_IDENTITY: Final = (
+    'tell git who you are: git config --global user.name "…", and the same with user.email'
+)
+_HINTS: Final = {
+    "dubious ownership": "the folder is another user's: see safe.directory in `git help config`",
+    "empty ident name": _IDENTITY,
+    "Please tell me who you are": _IDENTITY,
+    "No space left": "free some space on the disk and try again",
+    "Read-only file system": "the repository lies on a read-only file system",
+    "unable to auto-detect email": _IDENTITY,
+}
+
+
+class GitFailed(StateError):
+    """Git refused; its own words are passed on in one line."""
+
+
+class TreeEntry(NamedTuple):
+    """A file of a commit's tree."""
+
+    mode: str
+    blob: str
+    path: str
+
+
+def init_repository(folder: Path) -> None:
+    """Make `folder` a git repository whose first branch is `main`; an existing one stays."""
+    GitGateway(folder).run("init", "--quiet", "--initial-branch=main", "--template=", "--", ".")
+
+
+class GitGateway:
+    """Runs git in one working tree.
+
+    Args:
+        root: The working tree.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._git = Git(root)
+        self._options = [part for setting in _SETTINGS for part in ("-c", setting)]
+
+    def run(
+        self, *arguments: str, stdin: bytes | None = None, environment: dict[str, str] | None = None
+    ) -> bytes:
+        """Run git and return what it wrote to standard output.
+
+        Args:
+            arguments: Subcommand and its arguments; foreign names after `--end-of-options` or `--`.
+            stdin: What git reads from its standard input.
+            environment: Variables for this call.
+
+        Raises:
+            GitFailed: Git exited with an error.
+        """
+        status, output, errors = self.attempt(*arguments, stdin=stdin, environment=environment)
+        if status:
+            raise _failure(arguments[0], errors)
+        return output
+
+    def text(self, *arguments: str) -> str:
+        """Run git and return its standard output as text, without the final newline.
+
+        Raises:
+            GitFailed: Git exited with an error.
+        """
+        return self.run(*arguments).decode("utf-8", "replace").rstrip("\n")
+
+    def attempt(
+        self, *arguments: str, stdin: bytes | None = None, environment: dict[str, str] | None = None
+    ) -> tuple[int, bytes, str]:
+        """Run git and return its exit status, standard output and standard error."""
+        with tempfile.TemporaryFile() as source:
+            source.write(stdin or b"")
+            source.seek(0)
+            try:
+                result = self._git.execute(
+                    ["git", *self._options, *arguments],
+                    istream=cast("int", source),
+                    with_extended_output=True,
+                    with_exceptions=False,
+                    stdout_as_string=False,
+                    strip_newline_in_stdout=False,
+                    env=_ENVIRONMENT | (environment or {}),
+                )
+            except GitCommandNotFound:
+                raise InputError(
+                    "git was not found", hint="install git: apt-get install git"
+                ) from None
+        return result
+
+    def resolve(self, revision: str, *, kind: str = "commit") -> str:
+        """Return the full hash of a revision.
+
+        Raises:
+            GitFailed: There is no such revision.
+        """
+        status, output, _ = self.attempt(
+            "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{{kind}}}"
+        )
+        if status or "\0" in revision or "\n" in revision:
+            raise GitFailed(
+                f"there is no revision {printable(revision)!r}",
+                hint="`tvc log` shows commits, `tvc branch` branches",
+            )
+        return output.decode().strip()
+
+    def tree(self, commit: str, paths: Sequence[str]) -> list[TreeEntry]:
+        """List the files of a commit at or below `paths`."""
+        output = self.run("ls-tree", "-r", "-z", "--full-tree", commit, "--", *paths)
+        entries: list[TreeEntry] = []
+        for line in output.decode("utf-8", "surrogateescape").split("\0")[:-1]:
+            facts, _, path = line.partition("\t")
+            mode, _, blob = facts.split(" ")
+            entries.append(TreeEntry(mode, blob, path))
+        return entries
+
+    def blobs(self, ids: Iterable[str], *, limit: int) -> list[bytes]:
+        """Read blobs.
+
+        Args:
+            ids: Full hashes.
+            limit: Bytes that one blob may have.
+
+        Raises:
+            GitFailed: A blob is missing or larger than `limit`.
+        """
+        wanted = list(ids)
+        if not wanted:
+            return []
+        request = "".join(f"{blob}\n" for blob in wanted).encode()
+        # Sizes first, so that a huge blob is refused before it is read.
+        for line in self.run("cat-file", "--batch-check", stdin=request).splitlines():
+            if line.endswith(b"missing") or int(line.split()[2]) > limit:
+                raise GitFailed("a file in the commit is missing from git, or too large")
+        return _split_batch(self.run("cat-file", "--batch", stdin=request), len(wanted))
+
+    def write_blob(self, data: bytes) -> str:
+        """Write a blob and return its hash."""
+        output = self.run("hash-object", "-w", "-t", "blob", "--stdin", "--no-filters", stdin=data)
+        return output.decode().strip()
+
+
+def _split_batch(output: bytes, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    position = 0
+    for _ in range(count):
+        end = output.index(b"\n", position)
+        size = int(output[position:end].split()[2])
+        found.append(output[end + 1 : end + 1 + size])
+        position = end + 1 + size + 1
+    return found
+
+
+def _failure(command: str, errors: str) -> GitFailed:
+    lines = [line for line in errors.strip().splitlines() if not line.startswith("hint:")]
+    said = next((line for line in lines if line.startswith(("fatal:", "error:"))), None)
+    words = printable((said or (lines or ["no message"])[-1]).removeprefix("fatal: "), limit=300)
+    hint = next((hint for sign, hint in _HINTS.items() if sign in errors), None)
+    return GitFailed(f"git {command}: {words}", hint=hint)
