@@ -1,0 +1,142 @@
+"""Sums of members, with and without an election of signs: the step that most methods end in.
+
+Implements Ilharco et al., arXiv:2212.04089 (the weighted sum), and steps 2 and 3 of Algorithm 1 of
+Yadav et al., arXiv:2306.01708 (TIES: elect, merge). Sparsifying, which comes before, is absent.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tvc.merging.options import Choice, Flag
+
+__all__ = [
+    "Election",
+    "Normalize",
+    "WeightsAfterElection",
+    "agreeing",
+    "elect",
+    "mean",
+    "merge_elected",
+    "tally",
+    "weighted_sum",
+]
+
+Normalize = Annotated[
+    str,
+    Choice(
+        "divisor at each element: how many members agree, the sum of their weights, or none",
+        ("count", "weights", "none"),
+    ),
+]
+Election = Annotated[
+    str,
+    Choice(
+        "what elects the sign of an element: the sum of values, the count of signs, or no election",
+        ("mass", "count", "none"),
+    ),
+]
+WeightsAfterElection = Annotated[
+    bool, Flag("whether weights are left out of the election (a negative weight still negates)")
+]
+
+
+def weighted_sum(
+    members: Sequence[Tensor] | Tensor, weights: Float[Tensor, " k"]
+) -> Float[Tensor, "*shape"]:
+    """Return the sum of the members (*shape), each times its weight, added in order."""
+    total = torch.zeros_like(members[0])
+    for member, weight in zip(members, weights.tolist(), strict=True):
+        total += member * weight
+    return total
+
+
+def mean(members: Sequence[Tensor] | Tensor) -> Float[Tensor, "*shape"]:
+    """Return the mean of the members (*shape), added in order."""
+    return weighted_sum(members, torch.ones(len(members))) / len(members)
+
+
+def agreeing(
+    member: Float[Tensor, "*shape"], positive: Bool[Tensor, "*shape"] | None
+) -> Bool[Tensor, "*shape"]:
+    """Say where a member has the elected sign; zeros never have, NaN always has.
+
+    Args:
+        member: The member.
+        positive: Whether + is elected, or None where nothing was elected and non-zero is enough.
+    """
+    if positive is None:
+        return member != 0
+    return ~torch.where(positive, member <= 0, member >= 0)
+
+
+def elect(
+    members: Sequence[Tensor],
+    weights: Float[Tensor, " k"],
+    *,
+    election: str,
+    zero_positive: bool = True,
+) -> Bool[Tensor, "*shape"] | None:
+    """Elect a sign for each element (Algorithm 1, step 2).
+
+    Args:
+        members: Each (*shape).
+        weights: (k,), what the members' votes are multiplied by.
+        election: "mass", "count" or "none".
+        zero_positive: What a sum of zero elects.
+
+    Returns:
+        Whether + is elected, or None for "none".
+    """
+    if election == "none":
+        return None
+    total = tally(members, weights, election=election)
+    return total >= 0 if zero_positive else total > 0
+
+
+def tally(
+    members: Sequence[Tensor], weights: Float[Tensor, " k"], *, election: str
+) -> Float[Tensor, "*shape"]:
+    """Return the sum whose sign is elected: of values ("mass") or of signs ("count")."""
+    total = torch.zeros_like(members[0])
+    for member, weight in zip(members, weights.tolist(), strict=True):
+        vote = member * weight
+        total += vote.sign() if election == "count" else vote
+    return total
+
+
+def merge_elected(
+    members: Sequence[Tensor],
+    weights: Float[Tensor, " k"],
+    *,
+    election: str,
+    normalize: str,
+    weights_after_election: bool,
+    zero_positive: bool = True,
+) -> Float[Tensor, "*shape"]:
+    """Elect a sign for each element and merge the members that have it (Algorithm 1, steps 2, 3).
+
+    Args:
+        members: Each (*shape), sparsified and not weighted.
+        weights: (k,).
+        election: "mass", "count" or "none".
+        normalize: "count", "weights" (the signed sum of those that agree) or "none". A divisor
+            of 0 counts as 1.
+        weights_after_election: Whether the members are weighted only once signs are elected.
+        zero_positive: What a sum of zero elects.
+
+    Returns:
+        The merged delta.
+    """
+    votes = torch.ones_like(weights) if weights_after_election else weights
+    positive = elect(members, votes, election=election, zero_positive=zero_positive)
+    total = torch.zeros_like(members[0])
+    divisor = torch.zeros_like(members[0])
+    for member, vote, weight in zip(members, votes.tolist(), weights.tolist(), strict=True):
+        mask = agreeing(member * vote, positive)
+        total += (member * weight).masked_fill_(~mask, 0)
+        divisor += mask * (weight if normalize == "weights" else 1.0)
+    return total if normalize == "none" else total / divisor.masked_fill_(divisor == 0, 1)

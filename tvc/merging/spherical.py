@@ -1,0 +1,152 @@
+"""`slerp`, `nuslerp`, `multislerp`: interpolation along great circles. The mean there is in `karcher`."""
+
+import math
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tvc.merging.method import merge_method
+from tvc.merging.mixing import weighted_sum
+from tvc.merging.options import Flag, Number
+from tvc.merging.reductions import dot, norm, row_dots
+
+__all__ = ["multislerp", "nuslerp", "slerp"]
+
+_PARALLEL = 0.9995
+"""From this |cosine| on, slerp interpolates linearly, as mergekit does."""
+_TINY = 1e-8
+
+
+@merge_method(
+    "slerp",
+    summary="Interpolation between two models along the great circle.",
+    paper="doi:10.1145/325334.325242",
+    commutative=False,
+    space="model",
+    members=(1, 2),
+)
+def slerp(
+    deltas: Float[Tensor, "k *shape"],
+    *,
+    base: Float[Tensor, "*shape"],
+    t: Annotated[float, Number("0 is the first model, 1 the second", minimum=0, maximum=1)] = 0.5,
+) -> Float[Tensor, "*shape"]:
+    """Interpolate each tensor as one long vector, Shoemake 1985, section 3.3.
+
+    Nearly parallel and antiparallel tensors, and zero ones, are interpolated linearly.
+
+    Args:
+        deltas: (k, *shape), float32 or float64: one member is interpolated with the base, which
+            comes first.
+        base: (*shape).
+        t: Where between the two.
+    """
+    first = torch.zeros_like(deltas[0]) if len(deltas) == 1 else deltas[0]
+    second = deltas[-1]
+    left, right = base + first, base + second
+    lengths = norm(left) * norm(right)
+    cosine = dot(left, right) / lengths if lengths > _TINY else 1.0
+    if not abs(cosine) <= _PARALLEL:
+        return first * (1 - t) + second * t
+    angle = math.acos(cosine)
+    near = math.sin((1 - t) * angle) / math.sin(angle)
+    far = math.sin(t * angle) / math.sin(angle)
+    # near·(base + first) + far·(base + second) - base, kept apart so that the base hardly counts
+    return (first * near + second * far) + base * (near + far - 1)
+
+
+@merge_method(
+    "nuslerp",
+    summary="Interpolation between two vectors along the great circle, by their weights.",
+    paper="mergekit 0.1.5, nuslerp",
+    members=(2, 2),
+)
+def nuslerp(
+    deltas: Float[Tensor, "k *shape"],
+    *,
+    weights: Float[Tensor, " k"],
+    flatten: Annotated[bool, Flag("a tensor is one long vector, not one for each row")] = True,
+    row_wise: Annotated[
+        bool, Flag("without flatten: vectors run along the first axis, not the last")
+    ] = False,
+) -> Float[Tensor, "*shape"]:
+    """Interpolate two differences from the base (Shoemake 1985, section 3.3) at w₂ / (w₁ + w₂).
+
+    Vectors that are parallel, or zero, are interpolated linearly.
+
+    Args:
+        deltas: (2, *shape), float32 or float64.
+        weights: (2,). If they sum to nothing, the middle is taken.
+        flatten: Whether a tensor is one vector.
+        row_wise: Along which axis the vectors of a tensor run, if it is more than one.
+    """
+    one, two = weights.tolist()
+    t = two / (one + two) if abs(one + two) >= 1e-6 else 0.5
+    shape = deltas.shape[1:]
+    if flatten or len(shape) < 2:
+        return _between(deltas[0].reshape(1, -1), deltas[1].reshape(1, -1), t).reshape(shape)
+    sides = [delta.transpose(0, -1).contiguous() if row_wise else delta for delta in deltas]
+    width = sides[0].shape[-1]
+    mixed = _between(
+        *(side.reshape(-1, width) if width else side.reshape(0, 1) for side in sides), t
+    )
+    mixed = mixed.reshape(sides[0].shape)
+    return mixed.transpose(0, -1).contiguous() if row_wise else mixed
+
+
+def _between(left: Tensor, right: Tensor, t: float) -> Float[Tensor, "rows n"]:
+    lengths = (row_dots(left, left) * row_dots(right, right)).sqrt()
+    cosine = row_dots(left, right) / lengths.masked_fill(lengths < _TINY**2, 1)
+    angle = torch.acos(cosine.clamp(-1, 1))
+    sine = torch.sin(angle)
+    linear = (sine.abs() < _TINY) | (lengths < _TINY**2)
+    sine = sine.masked_fill(linear, 1)
+    near = torch.where(linear, 1 - t, torch.sin((1 - t) * angle) / sine)
+    far = torch.where(linear, t, torch.sin(t * angle) / sine)
+    return left * near.to(left.dtype).unsqueeze(1) + right * far.to(left.dtype).unsqueeze(1)
+
+
+@merge_method(
+    "multislerp",
+    summary="Weighted mean of directions, by way of the tangent space at their average.",
+    paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
+)
+def multislerp(
+    deltas: Float[Tensor, "k *shape"],
+    *,
+    weights: Float[Tensor, " k"],
+    normalize: Annotated[bool, Flag("divide weights by their sum")] = True,
+) -> Float[Tensor, "*shape"]:
+    """Average directions in a tangent space, and lengths apart (Goddard, "Multi-SLERP").
+
+    1. Project the members to the unit sphere; 2. average them, which is the point of tangency;
+    3. average in the tangent space there; 4. go back by the exponential map; 5. multiply by the
+    average length. Where the directions cancel, the weighted sum is returned.
+
+    Args:
+        deltas: (k, *shape), float32 or float64.
+        weights: (k,).
+        normalize: Whether weights are made to sum to 1 (not where their sum is 0).
+    """
+    if len(deltas) == 1:
+        return deltas[0].clone()
+    shares = weights.double()
+    if normalize:
+        shares = shares / (shares.sum() if shares.sum() != 0 else 1)
+    lengths = torch.tensor([norm(delta) for delta in deltas], dtype=torch.float64)
+    units = [
+        delta / (length + _TINY) for delta, length in zip(deltas, lengths.tolist(), strict=True)
+    ]
+    centre = weighted_sum(units, shares)
+    size = norm(centre)
+    if not size >= _TINY:
+        return weighted_sum(deltas, shares)
+    centre /= size
+    tangent = torch.zeros_like(centre)
+    for unit, share in zip(units, shares.tolist(), strict=True):
+        tangent += (unit - centre * dot(unit, centre)) * share
+    step = norm(tangent) + _TINY
+    result = centre * math.cos(step) + tangent * (math.sin(step) / step)
+    return result * (lengths * shares).sum().item()
