@@ -1,8 +1,8 @@
 """Writing files so that a crash at any instant leaves the old file or the new one, whole.
 
-Every effect goes through os.write, os.fsync and os.replace (which Path.replace calls), in that order,
-so that a test can end the process at each one in turn. Absent on purpose: locking (lock.py), and any
-knowledge of objects.
+Every effect goes through os.write, os.fsync and os.replace (which Path.replace calls), in that
+order, so that a test can end the process at each one in turn. Absent on purpose: locking (lock.py),
+and any knowledge of objects.
 """
 
 import contextlib

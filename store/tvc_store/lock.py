@@ -1,7 +1,7 @@
 """One process at a time: an flock that names its holder and dies with it.
 
-The kernel drops the lock when the process ends, however it ends, so no stale lock is ever broken. The
-file is never removed: removing it would let two processes lock two files of one name.
+The kernel drops the lock when the process ends, however it ends, so no stale lock is ever broken.
+The file is never removed: removing it would let two processes lock two files of one name.
 Absent on purpose: what is locked and for how long, which the callers know.
 """
 
