@@ -48,6 +48,7 @@ __all__ = [
     "leaves",
     "plan",
     "plan_tensor",
+    "spec_of",
 ]
 
 FLOATING: Final = frozenset(["BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2"])
@@ -108,12 +109,14 @@ class Merged:
 
     Args:
         method: Name of the method.
+        base: The base's tensor, for methods that are stated over whole models.
         members: In canonical order, or as written where the order matters.
         options: Name → value.
         key: Canonical text of the group, the same for every tensor; names its global statistics.
     """
 
     method: str
+    base: TensorRef
     members: tuple[PlannedMember, ...]
     options: tuple[tuple[str, OptionValue], ...]
     key: str
@@ -171,9 +174,23 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An action for every tensor, by name."""
+    """An action for every tensor, and the whole vectors behind the merges among them.
+
+    Args:
+        actions: Tensor name → action.
+        merges: Key of a merge → tensor name → the merge at that tensor, for every tensor that it
+            changes. A statistic of the whole vector is over these, whatever the actions are. A
+            merge inside another comes before it.
+    """
 
     actions: Mapping[str, Action]
+    merges: Mapping[str, Mapping[str, Merged]]
+
+    @property
+    def numel(self) -> int:
+        """Elements of a whole vector: those of all tensors of a floating type."""
+        specs = self.specs().values()
+        return sum(spec.numel for spec in specs if spec.dtype in FLOATING)
 
     def specs(self) -> dict[str, TensorSpec]:
         """Return type and shape of every tensor of the result."""
@@ -253,7 +270,28 @@ def plan(recipe: Recipe, library: Library) -> Plan:
     names = set(library.snapshot(recipe.base).tensors)
     for vector in set(vector_names(recipe.terms)):
         names |= library.changed(vector)
-    return Plan({name: plan_tensor(name, recipe, library) for name in sorted(names)})
+    actions = {name: plan_tensor(name, recipe, library) for name in sorted(names)}
+    merges: dict[str, dict[str, Merged]] = {}
+    if any(isinstance(action, Combine) for action in actions.values()):
+        _collect_merges(recipe, sorted(names), library, merges)
+    return Plan(actions, merges)
+
+
+def _collect_merges(
+    recipe: Recipe, names: list[str], library: Library, merges: dict[str, dict[str, Merged]]
+) -> None:
+    base = library.snapshot(recipe.base).tensors
+    for term in recipe.terms:
+        if isinstance(term.atom, VectorName):
+            _collect_merges(library.record(term.atom.name).parent, names, library, merges)
+        elif canonical_text(term.atom) not in merges:
+            for member in term.atom.members:
+                _collect_merges(Recipe(recipe.base, member.terms), names, library, merges)
+            merges[canonical_text(term.atom)] = {
+                name: _merged(name, term.atom, base[name], library)
+                for name in names
+                if name in base and _touches(term.atom, name, library)
+            }
 
 
 def plan_tensor(name: str, recipe: Recipe, library: Library) -> Action:
@@ -274,7 +312,7 @@ def plan_tensor(name: str, recipe: Recipe, library: Library) -> Action:
         )
     if not active:
         return Copy(base)
-    terms = _planned(name, active, library)
+    terms = _planned(name, active, base, library)
     return Combine(base, terms, _result_spec(name, base, terms))
 
 
@@ -302,26 +340,30 @@ def _restored(name: str, recipe: Recipe, active: Sum, library: Library) -> Tenso
     return None
 
 
-def _planned(name: str, terms: Sum, library: Library) -> tuple[Scaled, ...]:
-    return tuple(Scaled(term.coefficient, _delta(name, term.atom, library)) for term in terms)
+def _planned(name: str, terms: Sum, base: TensorRef, library: Library) -> tuple[Scaled, ...]:
+    return tuple(Scaled(t.coefficient, _delta(name, t.atom, base, library)) for t in terms)
 
 
-def _delta(name: str, atom: Atom, library: Library) -> Delta:
+def _delta(name: str, atom: Atom, base: TensorRef, library: Library) -> Delta:
     if isinstance(atom, Group):
-        members = tuple(
-            PlannedMember(
-                member.weight,
-                _planned(name, _active(member.terms, name, library), library),
-                format_sum(member.terms),
-            )
-            for member in atom.members
-        )
-        return Merged(atom.method, members, atom.options, canonical_text(atom))
+        return _merged(name, atom, base, library)
     record = library.record(atom.name)
     if record.kind == "adapter":
         return LowRank(library.adapter(record.content).factors[name])
     tuned = library.snapshot(record.content).tensors[name]
     return Difference(tuned, plan_tensor(name, record.parent, library))
+
+
+def _merged(name: str, group: Group, base: TensorRef, library: Library) -> Merged:
+    members = tuple(
+        PlannedMember(
+            member.weight,
+            _planned(name, _active(member.terms, name, library), base, library),
+            format_sum(member.terms),
+        )
+        for member in group.members
+    )
+    return Merged(group.method, base, members, group.options, canonical_text(group))
 
 
 def _result_spec(name: str, base: TensorRef, terms: tuple[Scaled, ...]) -> TensorSpec:
