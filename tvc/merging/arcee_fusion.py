@@ -46,7 +46,7 @@ def arcee_fusion(
 
 
 def _divergence(base: Tensor, rows: Tensor) -> Tensor:
-    """Return the divergence of each row, float64; 1e-8 is added to probabilities, as in mergekit."""
+    """Return the divergence of each row, float64, with mergekit's 1e-8 added to probabilities."""
     at_once = max(1, _ROWS_AT_ONCE // rows.shape[1])
     found: list[Tensor] = []
     for plain, change in zip(base.split(at_once), rows.split(at_once), strict=True):

@@ -51,7 +51,7 @@ def keep_probabilities(
     low, high = density - epsilon, density + epsilon
     if low < 0 or high > 1:
         raise OptionError(
-            f"density {density:g} and epsilon {epsilon:g} give probabilities from {low:g} to {high:g}",
+            f"density {density:g} ± epsilon {epsilon:g} is no probability: {low:g} to {high:g}",
             hint="choose a smaller epsilon",
         )
     rows = rows_of(magnitudes(delta))

@@ -1,11 +1,14 @@
-"""`emr`: EMR-Merging's unified vector. Its masks and rescalers, one per task, are absent: a merged model has no task."""
+"""`emr`: EMR-Merging's unified vector.
+
+Its masks and rescalers, one for each task, are absent: a merged model is for no one task.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tvc.merging.method import merge_method
-from tvc.merging.mixing import agreeing, elect
+from tvc.merging.mixing import agreeing, tally
 
 __all__ = ["emr", "largest_agreeing"]
 
@@ -38,7 +41,5 @@ def emr(deltas: Float[Tensor, "k *shape"]) -> Float[Tensor, "*shape"]:
         deltas: (k, *shape), float32 or float64.
     """
     members = list(deltas)
-    ones = torch.ones(len(members))
-    positive = elect(members, ones, election="mass", zero_positive=False)
-    assert positive is not None
-    return largest_agreeing(members, positive)
+    total = tally(members, torch.ones(len(members)), election="mass")
+    return largest_agreeing(members, total > 0)

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tvc.merging.method import merge_method
-from tvc.merging.mixing import weighted_sum
+from tvc.merging.mixing import numbers, weighted_sum
 from tvc.merging.options import Flag, Number
 
 __all__ = ["linear"]
@@ -39,7 +39,7 @@ def linear(
         base_weight: Weight of the base model.
     """
     total = weighted_sum(deltas, weights)
-    weight = base_weight + sum(weights.tolist())
+    weight = base_weight + sum(numbers(weights))
     if normalize:
         return total / (weight or 1.0)
     return total + base * (weight - 1)

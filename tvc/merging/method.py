@@ -176,15 +176,8 @@ class Method:
         """
         least, most = self.members
         if count < least or (most is not None and count > most):
-            wanted = (
-                f"{least}"
-                if least == most
-                else f"{least} to {most}"
-                if most
-                else f"{least} or more"
-            )
             raise MemberError(
-                f"{self.name} merges {wanted} vectors, and was given {count}",
+                f"{self.name} merges {_range(least, most)} vectors, and was given {count}",
                 hint="other methods: linear, ties" if most is not None and count > most else None,
             )
         for name, value in options.items():
@@ -229,6 +222,12 @@ class Method:
         )
 
 
+def _range(least: int, most: int | None) -> str:
+    if most is None:
+        return f"{least} or more"
+    return str(least) if least == most else f"{least} to {most}"
+
+
 def merge_method(
     name: str,
     *,
@@ -260,16 +259,16 @@ def merge_method(
         if "uniforms" in wants:
             options["seed"] = _SEED.option("seed", 0)
         return Method(
-            name,
-            function,
-            summary,
-            paper,
-            commutative,
-            space,
-            options,
-            wants,
-            tuple(passes),
-            members,
+            name=name,
+            function=function,
+            summary=summary,
+            paper=paper,
+            commutative=commutative,
+            space=space,
+            options=options,
+            wants=wants,
+            passes=tuple(passes),
+            members=members,
         )
 
     return decorate

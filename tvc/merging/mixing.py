@@ -21,6 +21,7 @@ __all__ = [
     "elect",
     "mean",
     "merge_elected",
+    "numbers",
     "tally",
     "weighted_sum",
 ]
@@ -44,12 +45,17 @@ WeightsAfterElection = Annotated[
 ]
 
 
+def numbers(tensor: Float[Tensor, " n"]) -> list[float]:
+    """Return the elements of a vector as Python floats, which hold them exactly."""
+    return tensor.tolist()  # pyright: ignore[reportUnknownVariableType]  # torch does not say
+
+
 def weighted_sum(
     members: Sequence[Tensor] | Tensor, weights: Float[Tensor, " k"]
 ) -> Float[Tensor, "*shape"]:
     """Return the sum of the members (*shape), each times its weight, added in order."""
     total = torch.zeros_like(members[0])
-    for member, weight in zip(members, weights.tolist(), strict=True):
+    for member, weight in zip(members, numbers(weights), strict=True):
         total += member * weight
     return total
 
@@ -102,7 +108,7 @@ def tally(
 ) -> Float[Tensor, "*shape"]:
     """Return the sum whose sign is elected: of values ("mass") or of signs ("count")."""
     total = torch.zeros_like(members[0])
-    for member, weight in zip(members, weights.tolist(), strict=True):
+    for member, weight in zip(members, numbers(weights), strict=True):
         vote = member * weight
         total += vote.sign() if election == "count" else vote
     return total
@@ -135,7 +141,7 @@ def merge_elected(
     positive = elect(members, votes, election=election, zero_positive=zero_positive)
     total = torch.zeros_like(members[0])
     divisor = torch.zeros_like(members[0])
-    for member, vote, weight in zip(members, votes.tolist(), weights.tolist(), strict=True):
+    for member, vote, weight in zip(members, numbers(votes), numbers(weights), strict=True):
         mask = agreeing(member * vote, positive)
         total += (member * weight).masked_fill_(~mask, 0)
         divisor += mask * (weight if normalize == "weights" else 1.0)

@@ -2,7 +2,8 @@
 
 A method writes `density: Annotated[float, Number("share kept", minimum=0, maximum=1)] = 0.2`; the
 decorator of `tvc.merging.method` makes an `Option` of it. Options are plain Python values, since
-they are stored in recipes. Where a value was written (a recipe, a flag, a YAML file) is not known here.
+they are stored in recipes. Whether one was written in a recipe, a flag or a YAML file is not known
+here.
 """
 
 import difflib
@@ -10,7 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from numbers import Rational
+from fractions import Fraction
 from typing import Any, get_args, get_type_hints
 
 from tvc.domain.errors import InputError
@@ -96,12 +97,11 @@ class Option:
         raise self._refusal(value)
 
     def _number(self, value: object) -> int | float:
-        if isinstance(value, bool) or not isinstance(value, int | float | Rational):
+        if isinstance(value, bool) or not isinstance(value, int | float | Fraction):
             raise self._refusal(value)
         if self.type is int and value != int(value):
             raise self._refusal(value)
-        number = self.type(value)
-        assert not isinstance(number, str)
+        number = int(value) if self.type is int else float(value)
         low = -math.inf if self.minimum is None else self.minimum
         high = math.inf if self.maximum is None else self.maximum
         if not (math.isfinite(number) and low <= number <= high):

@@ -1,4 +1,4 @@
-"""`sce`: select the elements in which members differ most, weight members by their energy, erase the minority."""
+"""`sce`: select what differs most, calculate weights from energies, erase the minority."""
 
 from typing import Annotated
 

@@ -112,12 +112,17 @@ def _decompose(matrix: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor,
 
     Without `rank`, r is the numerical rank.
     """
-    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    u, s, v = _svd(matrix)
     if rank is None:
         rank = int(torch.count_nonzero(s > s[0] * max(matrix.shape) * _ROUNDING))
     return u[:, :rank], s[:rank], v[:rank]
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
-    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    """Return the orthogonal matrix nearest to this one (Procrustes)."""
+    u, _, v = _svd(matrix)
     return u @ v
+
+
+def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.linalg.svd(matrix.double(), full_matrices=False)  # pyright: ignore[reportUnknownVariableType]  # torch does not say

@@ -1,4 +1,4 @@
-"""`slerp`, `nuslerp`, `multislerp`: interpolation along great circles. The mean there is in `karcher`."""
+"""`slerp`, `nuslerp`, `multislerp`: interpolation along great circles. `karcher` is apart."""
 
 import math
 from typing import Annotated
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tvc.merging.method import merge_method
-from tvc.merging.mixing import weighted_sum
+from tvc.merging.mixing import numbers, weighted_sum
 from tvc.merging.options import Flag, Number
 from tvc.merging.reductions import dot, norm, row_dots
 
@@ -82,16 +82,15 @@ def nuslerp(
         flatten: Whether a tensor is one vector.
         row_wise: Along which axis the vectors of a tensor run, if it is more than one.
     """
-    one, two = weights.tolist()
+    one, two = numbers(weights)
     t = two / (one + two) if abs(one + two) >= 1e-6 else 0.5
     shape = deltas.shape[1:]
     if flatten or len(shape) < 2:
         return _between(deltas[0].reshape(1, -1), deltas[1].reshape(1, -1), t).reshape(shape)
     sides = [delta.transpose(0, -1).contiguous() if row_wise else delta for delta in deltas]
     width = sides[0].shape[-1]
-    mixed = _between(
-        *(side.reshape(-1, width) if width else side.reshape(0, 1) for side in sides), t
-    )
+    left, right = (side.reshape(-1, width) if width else side.reshape(0, 1) for side in sides)
+    mixed = _between(left, right, t)
     mixed = mixed.reshape(sides[0].shape)
     return mixed.transpose(0, -1).contiguous() if row_wise else mixed
 
@@ -137,7 +136,7 @@ def multislerp(
         shares = shares / (shares.sum() if shares.sum() != 0 else 1)
     lengths = torch.tensor([norm(delta) for delta in deltas], dtype=torch.float64)
     units = [
-        delta / (length + _TINY) for delta, length in zip(deltas, lengths.tolist(), strict=True)
+        delta / (length + _TINY) for delta, length in zip(deltas, numbers(lengths), strict=True)
     ]
     centre = weighted_sum(units, shares)
     size = norm(centre)
@@ -145,7 +144,7 @@ def multislerp(
         return weighted_sum(deltas, shares)
     centre /= size
     tangent = torch.zeros_like(centre)
-    for unit, share in zip(units, shares.tolist(), strict=True):
+    for unit, share in zip(units, numbers(shares), strict=True):
         tangent += (unit - centre * dot(unit, centre)) * share
     step = norm(tangent) + _TINY
     result = centre * math.cos(step) + tangent * (math.sin(step) / step)

@@ -6,14 +6,21 @@ Four public algorithms go by this name; the options say which is meant, and
 
 import threading
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tvc.merging.method import Pass, Statistics, merge_method
-from tvc.merging.mixing import Election, Normalize, WeightsAfterElection, merge_elected, tally
+from tvc.merging.mixing import (
+    Election,
+    Normalize,
+    WeightsAfterElection,
+    merge_elected,
+    numbers,
+    tally,
+)
 from tvc.merging.options import Choice, OptionValue
 from tvc.merging.selection import (
     count_high,
@@ -64,6 +71,9 @@ def kept_count(density: float, numel: int, kept: str) -> int:
     return min(numel, count + 1 if kept == "one_more" else max(least, count))
 
 
+_Shares = float | tuple[float, ...]
+
+
 class _Counts:
     """One table of 2**16 counts for each member, added to from any thread."""
 
@@ -112,10 +122,9 @@ class HighBits(Pass):
 
     def result(self) -> Tensor:
         """Return the bits and the remaining rank, (k, 2) int64."""
-        density, kept = self.options["density"], str(self.options["kept"])
-        assert isinstance(density, float | tuple)
+        kept = str(self.options["kept"])
+        shares = per_member(cast("_Shares", self.options["density"]), self.members)
         found: list[tuple[int, int]] = []
-        shares = per_member(density, self.members)
         for share, table in zip(shares, self._counts.tables, strict=True):
             k = kept_count(share, self.numel, kept)
             table[0] += self.numel - int(table.sum())  # what was not observed is zero
@@ -183,7 +192,7 @@ class Majority(Pass):
         earlier: Statistics,
     ) -> None:
         super().__init__(members=members, numel=numel, options=options, earlier=earlier)
-        self._thresholds: list[float] = earlier[Thresholds.name].tolist()
+        self._thresholds: list[float] = numbers(earlier[Thresholds.name])
         self._lock = threading.Lock()
         self._lead = 0
 
