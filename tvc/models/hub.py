@@ -96,7 +96,7 @@ def parse_source(text: str) -> ModelSource:
     """
     shown = printable(text)
     try:
-        exists = Path(text).is_dir()
+        exists = text != "" and Path(text).is_dir()
     except (OSError, ValueError):
         exists = False
     if exists:
