@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tvc.merging.method import merge_method
+from tvc.merging.reductions import pieces
 from tvc.merging.selection import kth_largest, magnitudes
 
 __all__ = ["arcee_fusion"]
@@ -49,7 +50,7 @@ def _divergence(base: Tensor, rows: Tensor) -> Tensor:
     """Return the divergence of each row, float64, with mergekit's 1e-8 added to probabilities."""
     at_once = max(1, _ROWS_AT_ONCE // rows.shape[1])
     found: list[Tensor] = []
-    for plain, change in zip(base.split(at_once), rows.split(at_once), strict=True):
+    for plain, change in zip(pieces(base, at_once), pieces(rows, at_once), strict=True):
         before = plain.double().softmax(dim=1) + 1e-8
         after = (plain.double() + change.double()).softmax(dim=1) + 1e-8
         found.append((after * (after / before).log()).sum(dim=1))

@@ -9,10 +9,10 @@ here.
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 from tvc.domain.errors import InputError
 
@@ -87,7 +87,7 @@ class Option:
             OptionError: It is of the wrong kind, or outside of the range.
         """
         if self.per_member and isinstance(value, list | tuple):
-            return tuple(self._number(each) for each in value)  # pyright: ignore[reportUnknownVariableType]  # elements are checked by _number
+            return tuple(self._number(each) for each in cast("Sequence[object]", value))
         if self.type is bool and isinstance(value, bool):
             return value
         if self.type is str and isinstance(value, str) and value in self.choices:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-__all__ = ["absolute_sum", "dot", "norm", "row_dots"]
+__all__ = ["absolute_sum", "dot", "norm", "pieces", "row_dots"]
 
 _PIECE = 1 << 14
 """Elements summed at once; torch splits a reduction from 2**15 elements on."""
@@ -18,7 +18,7 @@ _PIECE = 1 << 14
 def dot(left: Tensor, right: Tensor) -> float:
     """Return the sum of products of two tensors of one shape."""
     total = 0.0
-    for a, b in zip(_pieces(left.reshape(-1)), _pieces(right.reshape(-1)), strict=True):
+    for a, b in zip(pieces(left.reshape(-1)), pieces(right.reshape(-1)), strict=True):
         total += (a.double() * b.double()).sum().item()
     return total
 
@@ -31,7 +31,7 @@ def norm(tensor: Tensor) -> float:
 def absolute_sum(tensor: Tensor) -> float:
     """Return the sum of magnitudes."""
     total = 0.0
-    for piece in _pieces(tensor.reshape(-1)):
+    for piece in pieces(tensor.reshape(-1)):
         total += piece.double().abs().sum().item()
     return total
 
@@ -44,16 +44,17 @@ def row_dots(left: Tensor, right: Tensor) -> Float64[Tensor, " rows"]:
         right: (rows, columns).
     """
     total = torch.zeros(left.shape[0], dtype=torch.float64)
-    for a, b in zip(_pieces(left, dim=1), _pieces(right, dim=1), strict=True):
+    for a, b in zip(pieces(left, dim=1), pieces(right, dim=1), strict=True):
         total = total + _row_sums(a, b)
     return total
 
 
-def _pieces(tensor: Tensor, size: int = _PIECE, *, dim: int = 0) -> tuple[Tensor, ...]:
+def pieces(tensor: Tensor, size: int = _PIECE, *, dim: int = 0) -> tuple[Tensor, ...]:
+    """Return views of at most `size` indices along one axis."""
     return torch.split(tensor, size, dim)  # pyright: ignore[reportUnknownVariableType]  # torch does not say
 
 
 def _row_sums(left: Tensor, right: Tensor) -> Tensor:
     rows = max(1, _PIECE // max(1, left.shape[1]))
-    pieces = zip(_pieces(left, rows), _pieces(right, rows), strict=True)
-    return torch.cat([(a.double() * b.double()).sum(dim=1) for a, b in pieces])
+    parts = zip(pieces(left, rows), pieces(right, rows), strict=True)
+    return torch.cat([(a.double() * b.double()).sum(dim=1) for a, b in parts])

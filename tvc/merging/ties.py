@@ -61,13 +61,15 @@ ZeroSum = Annotated[
 def kept_count(density: float, numel: int, kept: str) -> int:
     """Return how many of the largest elements a member keeps, equal magnitudes apart.
 
+    A density of 0 keeps nothing, also under "at_least_one".
+
     Args:
         density: In [0, 1].
         numel: Elements there are.
         kept: "at_least_one", "floor" or "one_more".
     """
     count = share_of(density, numel)
-    least = 1 if kept == "at_least_one" else 0
+    least = 1 if kept == "at_least_one" and density > 0 else 0
     return min(numel, count + 1 if kept == "one_more" else max(least, count))
 
 
