@@ -92,12 +92,14 @@ class AdapterManifest:
 
     Args:
         factors: Name of the base's tensor → factors.
-        keys: Name of the base's tensor → the names of (down, up) in the adapter's file.
-        files: Relative path → id of the blob.
+        tensors: Name in the adapter's file → content, of all its tensors.
+        layout: Blob of the first bytes of the adapter's file, its header.
+        files: Relative path → id of the blob, of its other files.
     """
 
     factors: Mapping[str, Factors]
-    keys: Mapping[str, tuple[str, str]]
+    tensors: Mapping[str, ObjectId]
+    layout: ObjectId
     files: Mapping[str, ObjectId]
 
     def to_bytes(self) -> bytes:
@@ -106,7 +108,6 @@ class AdapterManifest:
             "factors": {
                 name: {
                     "down": _ref_json(factors.down),
-                    "keys": list(self.keys[name]),
                     "scale": format_number(factors.scale),
                     "transposed": factors.transposed,
                     "up": _ref_json(factors.up),
@@ -115,6 +116,8 @@ class AdapterManifest:
             },
             "files": dict(self.files),
             "format": _ADAPTER_FORMAT,
+            "layout": self.layout,
+            "tensors": dict(self.tensors),
         }
         return json.dumps(body, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
@@ -128,12 +131,14 @@ class AdapterManifest:
         body = read_json_object(data, expected=_ADAPTER_FORMAT)
         try:
             entries: dict[str, Any] = body["factors"]
-            factors = {name: _factors(entry) for name, entry in entries.items()}
-            keys = {name: (str(e["keys"][0]), str(e["keys"][1])) for name, e in entries.items()}
-            files = {check_file_name(path): parse_id(blob) for path, blob in body["files"].items()}
+            manifest = cls(
+                {name: _factors(entry) for name, entry in entries.items()},
+                {name: parse_id(identity) for name, identity in body["tensors"].items()},
+                parse_id(body["layout"]),
+                {check_file_name(path): parse_id(blob) for path, blob in body["files"].items()},
+            )
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, TvcError) as error:
             raise BadManifest(f"an adapter cannot be read: {printable(str(error))}") from None
-        manifest = cls(factors, keys, files)
         if manifest.to_bytes() != data:
             raise BadManifest("an adapter's manifest is not in canonical form")
         return manifest

@@ -26,6 +26,7 @@ from tvc.domain.plan import (
     Scaled,
     spec_of,
 )
+from tvc.domain.snapshot import TensorRef
 from tvc.domain.vector import Factors
 from tvc.evaluation.draws import draw_uniforms
 from tvc.evaluation.numbers import compute_dtype, from_stored, grow, to_stored
@@ -170,6 +171,11 @@ class Evaluator:
             consume(name, *self.tensor(name))
 
         run_each(work, self._plan.actions if names is None else names, workers=self._workers)
+
+    def known(self, name: str) -> TensorRef | None:
+        """Return what a tensor is where no arithmetic is needed to tell, otherwise None."""
+        action = self._plan.actions[name]
+        return None if isinstance(action, Combine) else action.tensor
 
     def tensor(self, name: str) -> tuple[TensorSpec, ByteArray]:
         """Return one tensor of the plan: its type and shape, and its bytes."""

@@ -1,0 +1,225 @@
+"""Takes a fine-tune in: a folder becomes objects, a snapshot and the record of a vector.
+
+Objects are written before anything refers to them. The vector's record says what the fine-tune is
+and what it was trained from; that it becomes part of a recipe is the business of who commits it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvc.domain.errors import StateError
+from tvc.domain.files import plan_files
+from tvc.domain.library import Library
+from tvc.domain.plan import plan
+from tvc.domain.recipe import Recipe
+from tvc.domain.snapshot import Snapshot, TensorRef
+from tvc.domain.vector import Scalar, VectorRecord
+from tvc.evaluation.engine import Evaluator, run_each
+from tvc.models.directory import ModelDirectory
+from tvc.recording.matching import Allowances, match_tensors
+from tvc_store.buffers import ByteArray
+from tvc_store.dtypes import TensorSpec
+from tvc_store.ids import ObjectId, tensor_id
+from tvc_store.local import Store
+
+__all__ = [
+    "NothingChanged",
+    "Recorded",
+    "changed_elements",
+    "record_finetune",
+    "stored_files",
+]
+
+
+class NothingChanged(StateError):
+    """A command would record something that changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A vector that was taken in, and what was seen on the way.
+
+    Args:
+        record: The vector.
+        changed_tensors: Number of tensors that it changes.
+        tensors: Number of tensors.
+        changed_elements: Number of elements that it changes.
+        elements: Number of elements.
+        raw_bytes: Bytes of the tensors that it changes.
+        stored_bytes: Bytes that they take in the store.
+        changed_files: Carried files that it changes.
+        left_out: Files of the folder that are not carried.
+    """
+
+    record: VectorRecord
+    changed_tensors: int
+    tensors: int
+    changed_elements: int
+    elements: int
+    raw_bytes: int
+    stored_bytes: int
+    changed_files: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def changed_elements(
+    spec: TensorSpec, data: ByteArray, other_spec: TensorSpec, other: ByteArray
+) -> int:
+    """Count the elements of a tensor whose bits differ from another's; all where the types differ.
+
+    Args:
+        spec: Type and shape of `data`.
+        data: uint8, (nbytes,).
+        other_spec: Type and shape of `other`.
+        other: uint8, (nbytes,).
+    """
+    if spec.dtype != other_spec.dtype:
+        return spec.numel
+    common = min(data.nbytes, other.nbytes)
+    width = np.dtype(f"u{spec.itemsize}")
+    differ = np.count_nonzero(data[:common].view(width) != other[:common].view(width))
+    return int(differ) + (data.nbytes - common) // spec.itemsize
+
+
+@dataclass
+class _Seen:
+    """What one tensor of the fine-tune turned out to be."""
+
+    tuned: TensorRef
+    parent: TensorRef
+    changed: int
+
+
+def record_finetune(
+    store: Store,
+    library: Library,
+    parent: Recipe,
+    model: ModelDirectory,
+    *,
+    allowed: Allowances,
+    provenance: Mapping[str, Scalar],
+    workers: int = 2,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> Recorded:
+    """Store what a fine-tune changed, and return its vector's record.
+
+    Args:
+        store: Where objects go.
+        library: What the parent's names stand for.
+        parent: The recipe that it was trained from, in normal form.
+        model: The fine-tune's folder.
+        allowed: Mismatches that are no errors.
+        provenance: Where it came from.
+        workers: Tensors at a time.
+        on_bytes: Called with the size of every tensor done.
+
+    Raises:
+        Mismatch: The fine-tune does not fit.
+        NothingChanged: It is the parent, bit for bit.
+    """
+    before = plan(parent, library)
+    evaluator = Evaluator(store.read_tensor, before, workers=workers)
+    specs = {name: entry.spec for name, entry in model.entries.items()}
+    sources = match_tensors(specs, before.specs(), config=model.config, allowed=allowed)
+    evaluator.prepare()
+    base = library.snapshot(parent.base).tensors
+    seen: dict[str, _Seen] = {}
+
+    def work(name: str) -> None:
+        seen[name] = _take(store, evaluator, model, name, sources[name], base.get(name))
+        on_bytes(seen[name].tuned.spec.nbytes)
+
+    run_each(work, sources, workers=workers)
+    files_before = stored_files(store, parent, library)
+    files = {path: store.put_blob(model.read_file(path)) for path in model.files}
+    changed_files = tuple(path for path, blob in files.items() if files_before.get(path) != blob)
+    tuned = Snapshot(
+        {name: seen[name].tuned for name in sorted(seen)},
+        dict(sorted((files_before | files).items())),
+    )
+    was = Snapshot({name: seen[name].parent for name in sorted(seen)}, files_before)
+    if tuned == was:
+        raise NothingChanged(
+            f"{model.root} is what HEAD already gives, bit for bit",
+            hint="is it the folder of the fine-tune, or of the model it was trained from?",
+        )
+    return _recorded(store, model, parent, tuned, was, seen, changed_files, provenance)
+
+
+def stored_files(store: Store, recipe: Recipe, library: Library) -> dict[str, ObjectId]:
+    """Return the carried files of a recipe in normal form, as blobs of the store, by path."""
+    return {
+        path: version.blob or store.put_blob(version.read(store.read_blob))
+        for path, version in plan_files(recipe, library).items()
+    }
+
+
+def _take(
+    store: Store,
+    evaluator: Evaluator,
+    model: ModelDirectory,
+    name: str,
+    source: str | None,
+    base: TensorRef | None,
+) -> _Seen:
+    """Store one tensor of the fine-tune and compare it with the parent's."""
+    known = evaluator.known(name)
+    if source is None:
+        spec, data = evaluator.tensor(name)
+        parent = known or TensorRef(tensor_id(spec, data), spec)
+        store.put_tensor(spec, data, base=base.id if base else None)
+        return _Seen(parent, parent, 0)
+    spec, data = model.entries[source].spec, model.read(source)
+    identity = tensor_id(spec, data)
+    tuned = TensorRef(identity, spec)
+    if known == tuned:
+        return _Seen(tuned, tuned, 0)
+    before_spec, before = evaluator.tensor(name)
+    parent = known or TensorRef(tensor_id(before_spec, before), before_spec)
+    store.put_tensor(spec, data, base=base.id if base else None)
+    return _Seen(tuned, parent, changed_elements(spec, data, before_spec, before))
+
+
+def _recorded(
+    store: Store,
+    model: ModelDirectory,
+    parent: Recipe,
+    tuned: Snapshot,
+    was: Snapshot,
+    seen: Mapping[str, _Seen],
+    changed_files: tuple[str, ...],
+    provenance: Mapping[str, Scalar],
+) -> Recorded:
+    changed = {name: each for name, each in seen.items() if each.tuned != each.parent}
+    elements = sum(each.tuned.spec.numel for each in seen.values())
+    count = sum(each.changed for each in changed.values())
+    stored = {each.tuned.id for each in changed.values()}
+    stored_bytes = sum(store.stored_size(identity) for identity in stored)
+    measured: dict[str, Scalar] = {
+        "changed_share": float(f"{count / max(elements, 1):.6g}"),
+        "changed_tensors": len(changed),
+        "stored_bytes": stored_bytes,
+    }
+    if changed_files:
+        measured["changed_files"] = ", ".join(changed_files)
+    record = VectorRecord(
+        "fine-tune",
+        store.put_blob(tuned.to_bytes()),
+        parent,
+        store.put_blob(was.to_bytes()),
+        provenance,
+        measured,
+    )
+    return Recorded(
+        record,
+        len(changed),
+        len(seen),
+        count,
+        elements,
+        sum(each.tuned.spec.nbytes for each in changed.values()),
+        stored_bytes,
+        changed_files,
+        model.skipped,
+    )
