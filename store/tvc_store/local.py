@@ -213,7 +213,7 @@ class Store:
                     yield object_id
 
     def _keep(self, object_id: ObjectId) -> bool:
-        """Say whether an object is there, and make a stored one young, so that `collect` spares it."""
+        """Say whether an object is there; make a stored one young, so that `collect` spares it."""
         if not self.is_stored(object_id):
             return bool(self.book.places(object_id))
         with contextlib.suppress(OSError):  # a store that may only be read is not collected either

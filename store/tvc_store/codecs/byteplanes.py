@@ -29,7 +29,8 @@ BLOCK: Final = 1 << 17
 _RAW: Final = 0
 _ZSTD: Final = 1
 _PLANE: Final = struct.Struct("<BI")
-_PROBE: Final = 1 << 16
+_PROBES: Final = 8
+_PROBE: Final = 1 << 13  # bytes of each probe
 
 # Huffman and little else: matches do not occur in weights, and looking for them costs most of the
 # time. zstd-3 comes out larger than this on planes of differences.
@@ -136,11 +137,12 @@ def unpack(stored: ByteArray, *, count: int, length: int) -> list[ByteArray]:
 
 
 def _is_noise(plane: ByteArray, compressor: zstandard.ZstdCompressor) -> bool:
-    """Say whether a sample from the middle does not shrink: then the whole is not tried."""
-    if plane.size < 4 * _PROBE:
+    """Say whether a sample from all over does not shrink: then the whole is not tried."""
+    if plane.size < 4 * _PROBES * _PROBE:
         return False
-    middle = plane.size // 2
-    return len(compressor.compress(plane[middle : middle + _PROBE].data)) >= _PROBE
+    rows = plane[: plane.size // _PROBES * _PROBES].reshape(_PROBES, -1)
+    sample = np.ascontiguousarray(rows[:, -_PROBE:])
+    return len(compressor.compress(sample.data)) >= sample.size
 
 
 def _plane(stored: ByteArray, mode: int, length: int) -> ByteArray:
