@@ -166,7 +166,7 @@ def parse_header(raw: bytes, *, size: int | None, file: str) -> Header:
         raise UnsupportedFile(f"the header of {shown} announces more than {MAX_TENSORS} tensors")
     entries = [_entry(name, field, file=file, start=len(raw)) for name, field in fields.items()]
     entries.sort(key=lambda entry: (entry.offset, entry.spec.nbytes))
-    _check_cover(entries, start=len(raw), size=size)
+    _check_cover(entries, start=len(raw), size=size, file=shown)
     return Header(tuple(entries), metadata, raw)
 
 
@@ -277,16 +277,15 @@ def _offsets(value: object, *, where: str) -> tuple[int, int]:
     return begin, end
 
 
-def _check_cover(entries: list[TensorEntry], *, start: int, size: int | None) -> None:
+def _check_cover(entries: list[TensorEntry], *, start: int, size: int | None, file: str) -> None:
     """Check that sorted entries follow each other without gap or overlap up to the end."""
     position = start
     for entry in entries:
         if entry.offset != position:
             kind = "overlaps the one before it" if entry.offset < position else "follows a gap"
-            raise BadHeader(f"tensor '{printable(entry.name)}' in {printable(entry.file)} {kind}")
+            raise BadHeader(f"tensor '{printable(entry.name)}' in {file} {kind}")
         position += entry.spec.nbytes
     if size is not None and position != size:
-        file = printable(entries[0].file) if entries else "the file"
         raise BadHeader(
             f"the tensors of {file} end at byte {position}, the file at byte {size}",
             hint="an interrupted download or copy" if size < position else None,
