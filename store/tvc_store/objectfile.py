@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from stat import S_ISREG
 from types import TracebackType
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
 import numpy as np
 from blake3 import blake3
@@ -92,18 +92,9 @@ class ObjectFile:
     """
 
     def __init__(self, path: Path) -> None:
+        self._file = _open(path)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise MalformedObject(f"cannot be opened: {error.strerror}") from error
-        self._file = os.fdopen(fd, "rb")
-        try:
-            status = os.fstat(fd)
-            if not S_ISREG(status.st_mode):
-                raise MalformedObject("not a regular file")
-            self.size = status.st_size
+            self.size = os.fstat(self._file.fileno()).st_size
             self.header, self._start = Header.parse(self._file.read(MAX_HEADER))
             # Every frame costs something, so that no small file can ask for much memory at once.
             if self.size < self._start + self.header.frames * _FRAME.size + _CHECKSUM:
@@ -177,6 +168,19 @@ class ObjectFile:
         if len(data) != size:
             raise MalformedObject("the file is cut short")
         return data
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise MalformedObject(f"cannot be opened: {error.strerror}") from error
+    if not S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise MalformedObject("not a regular file")
+    return os.fdopen(fd, "rb")
 
 
 def _body(header: Header, data: ByteArray, base: Iterator[ByteArray] | None) -> Iterator[Buffer]:

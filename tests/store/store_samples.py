@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
+
 from tvc_store.borrowed import BorrowedTensor, Source
 from tvc_store.dtypes import ITEMSIZE, TensorSpec
 from tvc_store.ids import ObjectId, tensor_id
@@ -86,7 +87,7 @@ def borrow(store: Store, folder: Path, *arrays: np.ndarray, name: str = "base") 
 def alter(path: Path, position: int, bit: int) -> None:
     """Flip one bit of a file, in place and without changing its modification time."""
     status = path.stat()
-    os.chmod(path, 0o644)
+    path.chmod(0o644)
     with path.open("r+b") as file:
         file.seek(position)
         byte = file.read(1)[0]

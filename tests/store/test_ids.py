@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from store_samples import LAW, specs, tensors
+
 from tvc_store.dtypes import TensorSpec
 from tvc_store.errors import StoreError
 from tvc_store.ids import TensorHasher, blob_id, hash_fields, parse_id, tensor_id

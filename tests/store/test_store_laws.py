@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from store_samples import LAW, bf16, borrow, pairs, tensors, tuned, vector_spec
+
 from tvc_store.check import check
 from tvc_store.codecs import BUILT_IN
 from tvc_store.dtypes import ITEMSIZE, TensorSpec
