@@ -99,12 +99,15 @@ class Option:
     def _number(self, value: object) -> int | float:
         if isinstance(value, bool) or not isinstance(value, int | float | Fraction):
             raise self._refusal(value)
-        if self.type is int and value != int(value):
-            raise self._refusal(value)
-        number = int(value) if self.type is int else float(value)
         low = -math.inf if self.minimum is None else self.minimum
         high = math.inf if self.maximum is None else self.maximum
-        if not (math.isfinite(number) and low <= number <= high):
+        if abs(value) == math.inf or not low <= value <= high:  # NaN is in no range
+            raise self._refusal(value)
+        try:
+            number = int(value) if self.type is int else float(value)
+        except OverflowError:
+            raise self._refusal(value) from None
+        if self.type is int and number != value:
             raise self._refusal(value)
         return number
 

@@ -2,8 +2,8 @@
 
 All three speak of matrices. Other tensors (biases, norms, convolutions) are averaged by `tsv` and
 `iso_c`, as in the authors' code, and merged by plain TIES by `knots`; so are matrices with an
-infinity or NaN, which have no decomposition. Decompositions are taken in float64; directions below
-its rounding, which are arbitrary, are left out.
+infinity or NaN, which have no decomposition. Decompositions are taken in float64; directions that
+are but rounding of the differences, and so arbitrary, are left out.
 """
 
 import torch
@@ -16,9 +16,6 @@ from tvc.merging.sparsifying import Density
 from tvc.merging.ties import trimmed
 
 __all__ = ["iso_c", "knots", "tsv"]
-
-_ROUNDING = 2.0**-52
-"""Relative rounding of float64. Below it, times the longer side, a direction is arbitrary."""
 
 
 @merge_method(
@@ -40,10 +37,11 @@ def tsv(deltas: Float[Tensor, "k *shape"]) -> Float[Tensor, "*shape"]:
     rank = min(deltas.shape[1:], default=0) // k
     if deltas.dim() != 3 or rank == 0 or not deltas.isfinite().all():
         return mean(deltas)
-    parts = [_decompose(delta, rank) for delta in deltas]
-    left = _orthogonal(torch.cat([u for u, _, _ in parts], dim=1))
+    eps = torch.finfo(deltas.dtype).eps
+    parts = [_decompose(delta, eps, rank) for delta in deltas]
+    left = _orthogonal(torch.cat([u for u, _, _ in parts], dim=1), eps)
     sizes = torch.cat([s for _, s, _ in parts])
-    right = _orthogonal(torch.cat([v for _, _, v in parts]))
+    right = _orthogonal(torch.cat([v for _, _, v in parts]), eps)
     return ((left * sizes) @ right).to(deltas.dtype)
 
 
@@ -61,7 +59,7 @@ def iso_c(deltas: Float[Tensor, "k *shape"]) -> Float[Tensor, "*shape"]:
     total = weighted_sum(deltas, torch.ones(len(deltas)))
     if total.dim() != 2 or total.numel() == 0 or not total.isfinite().all():
         return total / len(deltas)
-    u, s, v = _decompose(total)
+    u, s, v = _decompose(total, torch.finfo(deltas.dtype).eps)
     size = s.mean() if len(s) else 0.0
     return (u @ v * size).to(deltas.dtype)
 
@@ -95,7 +93,8 @@ def knots(
     aligned, basis = deltas, None
     if matrices:
         k, rows, columns = deltas.shape
-        basis, s, v = _decompose(deltas.transpose(0, 1).reshape(rows, k * columns))
+        together = deltas.transpose(0, 1).reshape(rows, k * columns)
+        basis, s, v = _decompose(together, torch.finfo(deltas.dtype).eps)
         aligned = (s.unsqueeze(1) * v).reshape(-1, k, columns).transpose(0, 1)
     merged = merge_elected(
         trimmed(aligned, density=density, kept="at_least_one"),
@@ -107,20 +106,30 @@ def knots(
     return merged if basis is None else (basis @ merged).to(deltas.dtype)
 
 
-def _decompose(matrix: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def _decompose(
+    matrix: Tensor, eps: float, most: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the leading singular triples, float64: U (m, r), S (r,), V (r, n).
 
-    Without `rank`, r is the numerical rank.
+    Directions that are noise are left out: the rounding of the entries is itself a matrix, with
+    singular values of about √n times the relative rounding.
+
+    Args:
+        matrix: (m, n).
+        eps: Relative rounding of the numbers that the matrix comes from.
+        most: Triples wanted, or None for all.
     """
     u, s, v = _svd(matrix)
-    if rank is None:
-        rank = int(torch.count_nonzero(s > s[0] * max(matrix.shape) * _ROUNDING))
+    noise = s[:1] * eps * max(matrix.shape) ** 0.5
+    rank = int(torch.count_nonzero(s > noise))
+    if most is not None:
+        rank = min(rank, most)
     return u[:, :rank], s[:rank], v[:rank]
 
 
-def _orthogonal(matrix: Tensor) -> Tensor:
-    """Return the orthogonal matrix nearest to this one (Procrustes)."""
-    u, _, v = _svd(matrix)
+def _orthogonal(matrix: Tensor, eps: float) -> Tensor:
+    """Return the orthogonal matrix nearest to this one (Procrustes), on what it spans."""
+    u, _, v = _decompose(matrix, eps)
     return u @ v
 
 
