@@ -96,6 +96,17 @@ class Header:
     raw: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A tensor as messages name it; made into text only when there is a message."""
+
+    name: str
+    file: str
+
+    def __str__(self) -> str:
+        return f"tensor '{printable(self.name)}' in {printable(self.file)}"
+
+
 def check_tensor_name(name: str) -> None:
     """Refuse a tensor name that is unsafe to print or to use in a path.
 
@@ -233,7 +244,7 @@ def _entry(name: str, field: object, *, file: str, start: int) -> TensorEntry:
         check_tensor_name(name)
     except BadTensorName as error:
         raise BadTensorName(f"{error.message} (in {printable(file)})") from None
-    where = f"tensor '{printable(name)}' in {printable(file)}"
+    where = _Place(name, file)
     if not isinstance(field, dict):
         raise BadHeader(f"{where} is not described by an object")
     found = cast("dict[str, object]", field)
@@ -249,7 +260,7 @@ def _entry(name: str, field: object, *, file: str, start: int) -> TensorEntry:
     return TensorEntry(name, spec, file, start + begin)
 
 
-def _spec(dtype: object, shape: object, *, where: str) -> TensorSpec:
+def _spec(dtype: object, shape: object, *, where: _Place) -> TensorSpec:
     if not isinstance(dtype, str) or not isinstance(shape, list):
         raise BadHeader(f"{where} has no dtype and shape of the right kind")
     if dtype not in ITEMSIZE:
@@ -266,12 +277,12 @@ def _spec(dtype: object, shape: object, *, where: str) -> TensorSpec:
         raise BadHeader(f"{where}: {printable(error.message)}") from None
 
 
-def _offsets(value: object, *, where: str) -> tuple[int, int]:
+def _offsets(value: object, *, where: _Place) -> tuple[int, int]:
     pair = cast("list[object]", value) if isinstance(value, list) else []
     if len(pair) != 2 or not all(type(number) is int for number in pair):
         raise BadHeader(f"{where} has no pair of integers as data_offsets")
     begin, end = cast("list[int]", pair)
-    if not 0 <= begin <= end:
+    if not 0 <= begin <= end < 1 << 63:
         shown = printable(f"[{begin}, {end}]")
         raise BadHeader(f"{where} has impossible data_offsets {shown}")
     return begin, end

@@ -5,7 +5,7 @@ lets a file say one thing to us and another to the next reader. Writing JSON is 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, Final, cast
 
 from tvc.domain.names import printable
@@ -61,11 +61,10 @@ def _deeper_than(value: object, depth: int) -> bool:
     level = [value]
     while level and depth:
         depth -= 1
-        level = [inner for outer in level for inner in _children(outer)]
+        level = [inner for outer in level for inner in _containers(outer)]
     return bool(level)
 
 
-def _children(value: object) -> list[object]:
-    if isinstance(value, Mapping):
-        return list(cast("Mapping[str, object]", value).values())
-    return cast("list[object]", value) if isinstance(value, list) else []
+def _containers(value: object) -> list[object]:
+    children = cast("dict[str, object]", value).values() if isinstance(value, dict) else value
+    return [child for child in cast("Iterable[object]", children) if type(child) in (dict, list)]
