@@ -144,6 +144,8 @@ class Lock:
             if self._command is not None:
                 os.ftruncate(fd, 0)
         finally:
+            # Closing is not enough: a child between its fork and its exec still has the file open.
+            fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
     def _open(self) -> int | None:

@@ -13,7 +13,7 @@ from tvc_store.ids import ObjectId, tensor_id
 from tvc_store.layout import place
 from tvc_store.local import Store
 
-LAW = settings(deadline=None, max_examples=60)
+LAW = settings(deadline=None, max_examples=40)
 SHAPES = st.lists(st.integers(0, 9), max_size=4).map(tuple)
 
 
