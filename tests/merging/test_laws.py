@@ -197,6 +197,7 @@ def plain_ties(
     return merged
 
 
+@settings(deadline=None)
 @given(
     matrices,
     st.lists(st.sampled_from([1.0, 0.5, -0.5, 2.0]), min_size=4, max_size=4),
@@ -214,6 +215,7 @@ def test_ties_is_the_paper_written_plainly(
     torch.testing.assert_close(merged, torch.tensor(expected, dtype=torch.float64))
 
 
+@settings(deadline=None)
 @given(matrices, st.sampled_from([0.1, 0.3, 0.7]))
 def test_ties_is_bounded_by_its_members(columns: list[list[float]], density: float) -> None:
     deltas = torch.tensor(columns).T.contiguous()
@@ -222,6 +224,7 @@ def test_ties_is_bounded_by_its_members(columns: list[list[float]], density: flo
     assert (merged >= deltas.amin(dim=0).clamp(max=0)).all()
 
 
+@settings(deadline=None)
 @given(matrices, st.sampled_from([0.1, 0.3, 0.7, 1.0]))
 def test_a_negative_weight_negates(columns: list[list[float]], density: float) -> None:
     deltas = torch.tensor(columns).T.contiguous()
@@ -307,6 +310,7 @@ def test_passes_count_from_many_threads() -> None:
     assert torch.equal(counting.result(), alone.result())
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=40), st.data())
 def test_kth_largest_is_that_of_a_sort(numbers: list[float], data: st.DataObject) -> None:
     k = data.draw(st.integers(1, len(numbers)))
