@@ -203,7 +203,7 @@ class ModelDirectory:
 def _refuse_adapter(listing: Listing) -> None:
     if "adapter_config.json" in listing.files:
         raise NotAModel(
-            "the folder holds an adapter (adapter_config.json), not only a model",
+            "the folder holds an adapter (adapter_config.json), which is no whole model",
             hint="`tvc import DIR` takes an adapter",
         )
 
