@@ -4,7 +4,7 @@ The records come with the commit; the contents (snapshots, adapter manifests) ar
 store on demand through the function given, so that `tvc log` and `tvc status` need none of them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tvc.domain.errors import InputError
@@ -139,6 +139,31 @@ class Library:
                 ]
         return found
 
+    def users(self, identity: ObjectId) -> list[str]:
+        """Return what needs an object, in words: tensors of vectors and bases, or their lists.
+
+        What cannot be read is passed over: this explains damage, and must not trip over it.
+        """
+        found: list[str] = []
+        for name, base in self.bases.items():
+            found += self._users_in(f"base {name!r}", [base.snapshot], identity)
+        for name, record in self.vectors.items():
+            wanted = [record.content, record.parent_snapshot]
+            found += self._users_in(f"vector {name!r}", wanted, identity)
+        return found
+
+    def _users_in(self, owner: str, lists: list[ObjectId], identity: ObjectId) -> list[str]:
+        if identity in lists:
+            return [f"the list of tensors of {owner}"]
+        contents = [self._snapshots.get(each) or self._adapters.get(each) for each in lists]
+        return [
+            f"{what} of {owner}"
+            for content in contents
+            if content is not None
+            for what, each in _parts(content)
+            if each == identity
+        ]
+
     def display(self, recipe: Recipe) -> Recipe:
         """Return a recipe in normal form with names instead of ids, for a person to read."""
         names = {vector: self.name_of(vector) for vector in vector_names(recipe.terms)}
@@ -148,3 +173,13 @@ class Library:
             recipe.base[:12],
         )
         return normalize(recipe, base=base, vectors=names | owners)
+
+
+def _parts(content: Snapshot | AdapterManifest) -> Iterator[tuple[str, ObjectId]]:
+    """Yield the objects of a list of tensors, each with what it is in words."""
+    if isinstance(content, Snapshot):
+        yield from ((f"tensor {name!r}", ref.id) for name, ref in content.tensors.items())
+    else:
+        yield from ((f"factor {name!r}", each) for name, each in content.tensors.items())
+        yield "the header", content.layout
+    yield from ((f"file {path!r}", blob) for path, blob in content.files.items())

@@ -13,7 +13,7 @@ from torch import Tensor
 from tvc_store.buffers import ByteArray
 from tvc_store.dtypes import TensorSpec
 
-__all__ = ["compute_dtype", "from_stored", "grow", "to_stored"]
+__all__ = ["compute_dtype", "from_stored", "grow", "to_stored", "wide_dtype"]
 
 _TORCH: Final = {
     "BF16": torch.bfloat16,
@@ -28,6 +28,11 @@ _TORCH: Final = {
 def compute_dtype(spec: TensorSpec) -> torch.dtype:
     """Return the type in which a tensor of this stored type is computed."""
     return torch.float64 if spec.dtype == "F64" else torch.float32
+
+
+def wide_dtype(one: TensorSpec, other: TensorSpec) -> torch.dtype:
+    """Return the type in which a tensor is cast from one stored type to another, rounded once."""
+    return torch.float64 if "F64" in (one.dtype, other.dtype) else torch.float32
 
 
 def from_stored(spec: TensorSpec, data: ByteArray, dtype: torch.dtype) -> Tensor:

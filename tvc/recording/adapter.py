@@ -8,22 +8,20 @@ from fractions import Fraction
 from pathlib import Path
 
 from tvc.domain.errors import InputError, IntegrityError
-from tvc.domain.library import Library
 from tvc.domain.plan import plan
 from tvc.domain.recipe import Recipe
 from tvc.domain.snapshot import Snapshot, TensorRef
 from tvc.domain.vector import AdapterManifest, Factors, Scalar, VectorRecord
 from tvc.models.adapters import AdapterDirectory, MisfitAdapter, write_adapter
 from tvc.recording.finetune import stored_files
+from tvc.repository.objects import Objects
 from tvc_store.ids import ObjectId, tensor_id
-from tvc_store.local import Store
 
 __all__ = ["record_adapter", "restore_adapter"]
 
 
 def record_adapter(
-    store: Store,
-    library: Library,
+    objects: Objects,
     parent: Recipe,
     adapter: AdapterDirectory,
     *,
@@ -32,8 +30,7 @@ def record_adapter(
     """Store an adapter's factors and files, and return its vector's record.
 
     Args:
-        store: Where objects go.
-        library: What the parent's names stand for.
+        objects: Where objects go, and what the parent's names stand for.
         parent: The recipe that it was trained from, in normal form.
         adapter: The adapter's folder.
         provenance: Where it came from.
@@ -41,6 +38,7 @@ def record_adapter(
     Raises:
         MisfitAdapter: Its targets are not the model's, or it carries other weights of the base.
     """
+    store, library = objects.store, objects.library
     specs = plan(parent, library).specs()
     fitted = adapter.fitted({name: spec.shape for name, spec in specs.items()})
     base = library.snapshot(parent.base)
@@ -60,7 +58,7 @@ def record_adapter(
         {name: store.put_blob(adapter.read_file(name)) for name in adapter.files},
     )
     # Only the carried files of the parent matter here: an adapter's own tensors are its factors.
-    was = Snapshot(base.tensors, stored_files(store, parent, library))
+    was = Snapshot(base.tensors, stored_files(objects, parent))
     stored = sum(store.stored_size(identity) for identity in {ref.id for ref in refs.values()})
     return VectorRecord(
         "adapter",
@@ -82,12 +80,11 @@ def _check_copies(adapter: AdapterDirectory, base: Snapshot) -> None:
             )
 
 
-def restore_adapter(store: Store, library: Library, record: VectorRecord, folder: Path) -> None:
+def restore_adapter(objects: Objects, record: VectorRecord, folder: Path) -> None:
     """Write an adapter's folder as it was taken in.
 
     Args:
-        store: Where its objects are.
-        library: Reads its manifest.
+        objects: Where its factors and files are.
         record: The vector.
         folder: An empty folder.
 
@@ -100,17 +97,17 @@ def restore_adapter(store: Store, library: Library, record: VectorRecord, folder
             "the vector is a whole fine-tune, not an adapter",
             hint="write the model with `tvc checkout`",
         )
-    manifest = library.adapter(record.content)
+    manifest = objects.library.adapter(record.content)
 
     def read(name: str) -> bytes:
         identity: ObjectId | None = manifest.tensors.get(name)
         if identity is None:
             raise IntegrityError(f"the adapter's header names {name!r}, which was not stored")
-        return store.read_tensor(identity)[1].tobytes()
+        return objects.read_tensor(identity)[1].tobytes()
 
     write_adapter(
         folder,
-        layout=store.read_blob(manifest.layout),
+        layout=objects.read_blob(manifest.layout),
         read=read,
-        files={name: store.read_blob(blob) for name, blob in manifest.files.items()},
+        files={name: objects.read_blob(blob) for name, blob in manifest.files.items()},
     )

@@ -7,27 +7,23 @@ and what it was trained from; that it becomes part of a recipe is the business o
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from tvc.domain.errors import StateError
 from tvc.domain.files import plan_files
-from tvc.domain.library import Library
 from tvc.domain.plan import plan
 from tvc.domain.recipe import Recipe
 from tvc.domain.snapshot import Snapshot, TensorRef
 from tvc.domain.vector import Scalar, VectorRecord
+from tvc.evaluation.bits import changed_elements
 from tvc.evaluation.engine import Evaluator, run_each
 from tvc.models.directory import ModelDirectory
 from tvc.recording.matching import Allowances, match_tensors
-from tvc_store.buffers import ByteArray
-from tvc_store.dtypes import TensorSpec
+from tvc.repository.objects import Objects
 from tvc_store.ids import ObjectId, tensor_id
 from tvc_store.local import Store
 
 __all__ = [
     "NothingChanged",
     "Recorded",
-    "changed_elements",
     "record_finetune",
     "stored_files",
 ]
@@ -64,25 +60,6 @@ class Recorded:
     left_out: tuple[str, ...]
 
 
-def changed_elements(
-    spec: TensorSpec, data: ByteArray, other_spec: TensorSpec, other: ByteArray
-) -> int:
-    """Count the elements of a tensor whose bits differ from another's; all where the types differ.
-
-    Args:
-        spec: Type and shape of `data`.
-        data: uint8, (nbytes,).
-        other_spec: Type and shape of `other`.
-        other: uint8, (nbytes,).
-    """
-    if spec.dtype != other_spec.dtype:
-        return spec.numel
-    common = min(data.nbytes, other.nbytes)
-    width = np.dtype(f"u{spec.itemsize}")
-    differ = np.count_nonzero(data[:common].view(width) != other[:common].view(width))
-    return int(differ) + (data.nbytes - common) // spec.itemsize
-
-
 @dataclass
 class _Seen:
     """What one tensor of the fine-tune turned out to be."""
@@ -93,8 +70,7 @@ class _Seen:
 
 
 def record_finetune(
-    store: Store,
-    library: Library,
+    objects: Objects,
     parent: Recipe,
     model: ModelDirectory,
     *,
@@ -106,8 +82,7 @@ def record_finetune(
     """Store what a fine-tune changed, and return its vector's record.
 
     Args:
-        store: Where objects go.
-        library: What the parent's names stand for.
+        objects: Where objects go, and what the parent's names stand for.
         parent: The recipe that it was trained from, in normal form.
         model: The fine-tune's folder.
         allowed: Mismatches that are no errors.
@@ -119,8 +94,9 @@ def record_finetune(
         Mismatch: The fine-tune does not fit.
         NothingChanged: It is the parent, bit for bit.
     """
+    store, library = objects.store, objects.library
     before = plan(parent, library)
-    evaluator = Evaluator(store.read_tensor, before, workers=workers)
+    evaluator = Evaluator(objects.read_tensor, before, workers=workers)
     specs = {name: entry.spec for name, entry in model.entries.items()}
     sources = match_tensors(specs, before.specs(), config=model.config, allowed=allowed)
     evaluator.prepare()
@@ -132,7 +108,7 @@ def record_finetune(
         on_bytes(seen[name].tuned.spec.nbytes)
 
     run_each(work, sources, workers=workers)
-    files_before = stored_files(store, parent, library)
+    files_before = stored_files(objects, parent)
     files = {path: store.put_blob(model.read_file(path)) for path in model.files}
     changed_files = tuple(path for path, blob in files.items() if files_before.get(path) != blob)
     tuned = Snapshot(
@@ -148,11 +124,11 @@ def record_finetune(
     return _recorded(store, model, parent, tuned, was, seen, changed_files, provenance)
 
 
-def stored_files(store: Store, recipe: Recipe, library: Library) -> dict[str, ObjectId]:
+def stored_files(objects: Objects, recipe: Recipe) -> dict[str, ObjectId]:
     """Return the carried files of a recipe in normal form, as blobs of the store, by path."""
     return {
-        path: version.blob or store.put_blob(version.read(store.read_blob))
-        for path, version in plan_files(recipe, library).items()
+        path: version.blob or objects.store.put_blob(version.read(objects.read_blob))
+        for path, version in plan_files(recipe, objects.library).items()
     }
 
 

@@ -1,19 +1,78 @@
 """Opens a repository's object store for a command that reads or adds objects.
 
-Apart from the rest of the repository, so that commands which need no weights load no NumPy.
+Apart from the rest of the repository, so that commands which need no weights load no NumPy. What
+cannot be read is reported with the vectors and tensors that need it.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import TypeVar
 
+from tvc.domain.library import Library
+from tvc.domain.names import printable
 from tvc.repository.layout import Layout
+from tvc.repository.state import State
+from tvc_store.buffers import ByteArray
+from tvc_store.dtypes import TensorSpec
 from tvc_store.durable import make_folder
+from tvc_store.errors import IntegrityError
+from tvc_store.ids import ObjectId
 from tvc_store.local import Store
 from tvc_store.lock import Lock
+from tvc_store.reading import Missing
 
-__all__ = ["open_objects"]
+__all__ = ["Objects", "UnreadableObject", "open_objects"]
 
 _PATIENCE_SECONDS = 600.0
+_SHOWN = 3
+Content = TypeVar("Content")
+
+
+class UnreadableObject(IntegrityError):
+    """An object that a recipe needs is damaged or missing."""
+
+
+class Objects:
+    """A store, read on behalf of one state of the repository.
+
+    Args:
+        store: The store.
+        state: Whose bases and vectors are read.
+    """
+
+    def __init__(self, store: Store, state: State) -> None:
+        self.store = store
+        self.library: Library = state.library(self.read_blob)
+
+    def read_tensor(self, identity: ObjectId) -> tuple[TensorSpec, ByteArray]:
+        """Return a tensor, verified.
+
+        Raises:
+            UnreadableObject: It is damaged or missing; names the tensors and vectors.
+        """
+        return self._explained(identity, self.store.read_tensor)
+
+    def read_blob(self, identity: ObjectId) -> bytes:
+        """Return a blob, verified.
+
+        Raises:
+            UnreadableObject: It is damaged or missing; names what needs it.
+        """
+        return self._explained(identity, self.store.read_blob)
+
+    def _explained(self, identity: ObjectId, read: Callable[[ObjectId], Content]) -> Content:
+        try:
+            return read(identity)
+        except (IntegrityError, Missing) as error:
+            if isinstance(error, UnreadableObject):
+                raise
+            users = self.library.users(identity)
+            shown = "; ".join(printable(user) for user in users[:_SHOWN])
+            more = f" and {len(users) - _SHOWN} more" if len(users) > _SHOWN else ""
+            raise UnreadableObject(
+                f"{error.message}, needed by {shown or 'this commit'}{more}",
+                hint="`tvc fsck --repair` mends what can be had again from a model's folder",
+            ) from error
 
 
 @contextmanager

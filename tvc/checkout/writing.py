@@ -1,0 +1,263 @@
+"""Writes a commit as a model directory that transformers and vLLM load as it is.
+
+Planned first, without reading a weight; then tensors stream from the store through the arithmetic
+into their place in the shards, a few at a time. Code of the source model is written only when asked
+for.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tvc import __version__
+from tvc.checkout.card import model_card
+from tvc.checkout.folder import replaced_folder
+from tvc.domain.errors import IntegrityError
+from tvc.domain.files import FileVersion, plan_files
+from tvc.domain.plan import FLOATING, CannotCombine, Combine, Costs, Plan, plan
+from tvc.domain.recipe import Recipe, format_recipe, recipe_id
+from tvc.domain.vector import BaseRecord
+from tvc.evaluation.engine import Evaluator
+from tvc.evaluation.numbers import from_stored, to_stored, wide_dtype
+from tvc.models.directory import ModelDirectory
+from tvc.models.writer import ModelWriter, plan_shards
+from tvc.repository.objects import Objects
+from tvc_store.buffers import ByteArray
+from tvc_store.dtypes import TensorSpec
+from tvc_store.durable import make_folder, write_durably
+from tvc_store.ids import ObjectId, tensor_id
+
+__all__ = ["DTYPES", "Checkout", "Written", "WrongBytes"]
+
+DTYPES: Final = {
+    "bfloat16": "BF16",
+    "bf16": "BF16",
+    "float16": "F16",
+    "fp16": "F16",
+    "float32": "F32",
+    "fp32": "F32",
+    "float64": "F64",
+}
+"""What `--dtype` may be, and the element type that it means."""
+
+_TORCH_NAMES: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+
+
+class WrongBytes(IntegrityError):
+    """What was read back from a written checkout is not what was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a checkout wrote.
+
+    Args:
+        folder: Where.
+        tensors: Number of tensors.
+        nbytes: Bytes of tensors.
+        ids: Tensor name → id of what was written.
+        code: Python files that were not written, for want of `allow_code`.
+    """
+
+    folder: Path
+    tensors: int
+    nbytes: int
+    ids: Mapping[str, ObjectId]
+    code: tuple[str, ...]
+
+
+class Checkout:
+    """A commit that is about to be written.
+
+    Args:
+        objects: Where its objects are, and what its names stand for.
+        recipe: By names.
+        commit: Full hash.
+        dtype: Element type to cast floating tensors to, as safetensors names it; None for theirs.
+        workers: Tensors at a time.
+
+    Raises:
+        CannotCombine: The recipe asks for arithmetic that is not defined.
+        FileConflict: Two vectors change one carried file differently.
+        InputError: A merge names a method or an option that there is not.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        recipe: Recipe,
+        *,
+        commit: str,
+        dtype: str | None = None,
+        workers: int = 2,
+    ) -> None:
+        self._read_blob = objects.read_blob
+        self._library = library = objects.library
+        self._recipe = recipe
+        self._commit = commit
+        self._dtype = dtype
+        self._workers = workers
+        self.normal = library.normal_form(recipe)
+        self.plan: Plan = plan(self.normal, library)
+        self.files: dict[str, FileVersion] = plan_files(self.normal, library)
+        self.evaluator = Evaluator(objects.read_tensor, self.plan, workers=workers)
+        self._refuse_quantized()
+
+    @property
+    def base(self) -> BaseRecord:
+        """The recipe's base."""
+        return self._library.base(self._recipe.base)
+
+    @property
+    def costs(self) -> Costs:
+        """What writing it takes."""
+        return self.plan.costs(workers=self._workers, passes=self.evaluator.passes)
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes that `on_bytes` will have been called with in the end."""
+        merged = sum(
+            self.specs[name].nbytes for tensors in self.plan.merges.values() for name in tensors
+        )
+        once = sum(spec.nbytes for spec in self.plan.specs().values())
+        return once + merged * self.evaluator.passes
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        """Type and shape of every tensor as it will be written."""
+        return {name: self._cast(spec) for name, spec in self.plan.specs().items()}
+
+    def write(
+        self,
+        target: Path,
+        *,
+        title: str,
+        force: bool = False,
+        shard_size: int,
+        allow_code: bool = False,
+        verify: bool = False,
+        on_bytes: Callable[[int], None] = lambda _: None,
+    ) -> Written:
+        """Write the model directory.
+
+        Args:
+            target: The folder; free, empty, or with `force` one that holds a model.
+            title: What the model card is headed with.
+            force: Replace a model that is there.
+            shard_size: Bytes of tensors that one file may have.
+            allow_code: Write the source model's Python files too.
+            verify: Read everything back and compare it with the ids, before it is put in place.
+            on_bytes: Called with the bytes of every tensor done.
+
+        Raises:
+            TargetInTheWay: The target may not be replaced.
+            IntegrityError: An object is damaged or missing; its vectors are named by the caller.
+            WrongBytes: What was read back is not what was written.
+            WriteFailed: The system refused.
+        """
+        with replaced_folder(target, force=force) as folder:
+            ids = self._write_tensors(folder, shard_size=shard_size, on_bytes=on_bytes)
+            code = self._write_files(folder, allow_code=allow_code)
+            write_durably(folder / "README.md", [self._card(title).encode()])
+            write_durably(folder / "tvc.json", [self._facts(ids)])
+            if verify:
+                _verify(folder, ids)
+        return Written(target, len(ids), sum(s.nbytes for s in self.specs.values()), ids, code)
+
+    def _write_tensors(
+        self, folder: Path, *, shard_size: int, on_bytes: Callable[[int], None]
+    ) -> dict[str, ObjectId]:
+        specs = self.specs
+        writer = ModelWriter(folder, plan_shards(specs, shard_size=shard_size), specs)
+        ids: dict[str, ObjectId] = {}
+
+        def consume(name: str, spec: TensorSpec, data: ByteArray) -> None:
+            known = self.evaluator.known(name)
+            if specs[name] != spec:
+                numbers = from_stored(spec, data, wide_dtype(spec, specs[name]))
+                data, known = to_stored(numbers, specs[name]), None
+            writer.write(name, data)
+            ids[name] = known.id if known else tensor_id(specs[name], data)
+            on_bytes(spec.nbytes)
+
+        self.evaluator.prepare(on_tensor=on_bytes)
+        self.evaluator.run(consume)
+        writer.finish()
+        return ids
+
+    def _write_files(self, folder: Path, *, allow_code: bool) -> tuple[str, ...]:
+        left: list[str] = []
+        for path, version in self.files.items():
+            if path.endswith(".py") and not allow_code:
+                left.append(path)
+                continue
+            data = version.read(self._read_blob)
+            if path == "config.json":
+                data = self._config(data)
+            parent = folder
+            for segment in path.split("/")[:-1]:
+                parent /= segment
+                make_folder(parent)
+            write_durably(folder / path, [data])
+        return tuple(left)
+
+    def _config(self, data: bytes) -> bytes:
+        """Return config.json with the written element type, where it was cast."""
+        if self._dtype is None:
+            return data
+        body: dict[str, Any] = json.loads(data)
+        key = "dtype" if "dtype" in body or "torch_dtype" not in body else "torch_dtype"
+        body[key] = _TORCH_NAMES[self._dtype]
+        return json.dumps(body, indent=2, ensure_ascii=False).encode() + b"\n"
+
+    def _card(self, title: str) -> str:
+        return model_card(
+            title=title,
+            commit=self._commit,
+            recipe=self._recipe,
+            base=self.base,
+            library=self._library,
+        )
+
+    def _facts(self, ids: Mapping[str, ObjectId]) -> bytes:
+        body = {
+            "format": "tvc.checkout/1",
+            "commit": self._commit,
+            "recipe": format_recipe(self._recipe),
+            "recipe_id": recipe_id(self.normal),
+            "base": {
+                "source": self.base.source,
+                "revision": self.base.revision,
+                "snapshot": self.base.snapshot,
+            },
+            "dtype": self._dtype,
+            "versions": {"tvc": __version__},
+            "tensors": dict(sorted(ids.items())),
+        }
+        return json.dumps(body, indent=1, ensure_ascii=False).encode() + b"\n"
+
+    def _cast(self, spec: TensorSpec) -> TensorSpec:
+        cast = self._dtype is not None and spec.dtype in FLOATING
+        return TensorSpec(self._dtype or spec.dtype, spec.shape) if cast else spec
+
+    def _refuse_quantized(self) -> None:
+        """Refuse arithmetic on weights that mean nothing without their scales."""
+        combined = [name for name, a in self.plan.actions.items() if isinstance(a, Combine)]
+        if not combined and self._dtype is None:
+            return
+        config = self.files.get("config.json")
+        body: Any = json.loads(config.read(self._read_blob)) if config else {}
+        if isinstance(body, dict) and body.get("quantization_config"):
+            raise CannotCombine(
+                "the model is quantized: its weights can be copied and restored, not added up",
+                hint="use the unquantized model as base, and quantize the checkout",
+            )
+
+
+def _verify(folder: Path, ids: Mapping[str, ObjectId]) -> None:
+    written = ModelDirectory.open(folder)
+    for name, identity in ids.items():
+        if tensor_id(written.entries[name].spec, written.read(name)) != identity:
+            raise WrongBytes(f"tensor {name} was written, but other bytes were read back")

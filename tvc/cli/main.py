@@ -1,0 +1,214 @@
+"""The entry point: a lazy table of commands, and the one boundary that prints errors.
+
+Commands are imported when they are called, so that `tvc log` loads no torch. Exit codes: 0 done,
+1 user error, 3 integrity, 4 conflict, 70 bug.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import click
+from click.shell_completion import CompletionItem
+
+from tvc import __version__
+from tvc.cli.session import Session
+from tvc.domain.names import nearest
+from tvc_store.errors import TvcError
+
+__all__ = ["Lazy", "LazyGroup", "main", "tvc"]
+
+_BUG: Final = 70
+
+
+class Lazy(NamedTuple):
+    """Where a command is, and what the list of commands says of it."""
+
+    target: str
+    summary: str
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used.
+
+    Args:
+        lazy: Command name → where it is.
+        sections: Heading → command names, in the order of the help.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        lazy: dict[str, Lazy],
+        sections: dict[str, list[str]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy
+        self._sections = sections or {"Commands": list(lazy)}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, in the order of the help."""
+        return [name for names in self._sections.values() for name in names]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in self._lazy:
+            return None
+        module, _, attribute = self._lazy[cmd_name].target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command, and name the nearest where there is none of that name."""
+        if args and args[0] not in self._lazy and not args[0].startswith("-"):
+            hint = nearest(args[0], self._lazy)
+            context = f" ({hint})" if hint else ""
+            ctx.fail(f"there is no command {args[0]!r}{context}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing one."""
+        for heading, names in self._sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, self._lazy[name].summary) for name in names])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete command names without importing one."""
+        items = [
+            CompletionItem(name, help=lazy.summary)
+            for name, lazy in self._lazy.items()
+            if name.startswith(incomplete)
+        ]
+        return items + click.Command.shell_complete(self, ctx, incomplete)
+
+
+_COMMANDS: Final = {
+    "init": Lazy("tvc.cli.starting:init", "Start a repository on a base model."),
+    "commit": Lazy("tvc.cli.recording:commit", "Record a fine-tune, or the edited recipe."),
+    "import": Lazy("tvc.cli.adapters:import_", "Take in a LoRA adapter as a vector."),
+    "export": Lazy("tvc.cli.adapters:export", "Write an adapter out again."),
+    "status": Lazy("tvc.cli.inspecting:status", "Say what the recipe is and what was edited."),
+    "log": Lazy("tvc.cli.inspecting:log", "Show the history."),
+    "show": Lazy("tvc.cli.inspecting:show", "Show a commit: its recipe and what it changed."),
+    "diff": Lazy("tvc.cli.comparing:diff", "Show the difference of two recipes."),
+    "vectors": Lazy("tvc.cli.vectors:vectors", "List and inspect task vectors."),
+    "add": Lazy("tvc.cli.editing:add", "Add a vector to the recipe."),
+    "negate": Lazy("tvc.cli.editing:negate", "Turn a term of the recipe around."),
+    "scale": Lazy("tvc.cli.editing:scale", "Set the coefficient of a term."),
+    "remove": Lazy("tvc.cli.editing:remove", "Remove a term from the recipe."),
+    "branch": Lazy("tvc.cli.branching:branch", "List, make, rename or delete branches."),
+    "switch": Lazy("tvc.cli.branching:switch", "Go to another branch."),
+    "tag": Lazy("tvc.cli.branching:tag", "List, make or delete tags."),
+    "merge": Lazy("tvc.cli.merging:merge", "Merge branches, plainly or by a method such as TIES."),
+    "revert": Lazy("tvc.cli.replaying:revert", "Take back what a commit changed, exactly."),
+    "cherry-pick": Lazy("tvc.cli.replaying:cherry_pick", "Repeat what a commit changed."),
+    "rebase": Lazy("tvc.cli.replaying:rebase", "Put the recipe on another base model."),
+    "undo": Lazy("tvc.cli.operations:undo", "Take back the last command."),
+    "op": Lazy("tvc.cli.operations:op", "List operations, or go back to one."),
+    "checkout": Lazy("tvc.cli.checkout:checkout", "Write a model directory."),
+    "fsck": Lazy("tvc.cli.upkeep:fsck", "Check every object, and mend what can be mended."),
+    "gc": Lazy("tvc.cli.upkeep:gc", "Remove objects that nothing needs."),
+    "completion": Lazy("tvc.cli.completion:completion", "Print shell completion."),
+}
+_SECTIONS: Final = {
+    "Start and record": ["init", "commit", "import", "export"],
+    "Look": ["status", "log", "show", "diff", "vectors"],
+    "Edit the recipe": ["add", "negate", "scale", "remove"],
+    "Branch and merge": [
+        "branch",
+        "switch",
+        "tag",
+        "merge",
+        "revert",
+        "cherry-pick",
+        "rebase",
+        "undo",
+        "op",
+    ],
+    "Write a model": ["checkout"],
+    "Keep in order": ["fsck", "gc", "completion"],
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=_COMMANDS,
+    sections=_SECTIONS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: tvc init mymodel --base ./Qwen3-tiny",
+)
+@click.version_option(__version__, "-V", "--version", prog_name="tvc")
+@click.option("-C", "folder", metavar="DIR", default=".", help="Work in DIR.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks.")
+@click.option("--no-pager", is_flag=True, help="Do not page long output.")
+@click.option(
+    "--lock-timeout",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for another tvc that is changing the repository.",
+)
+@click.pass_context
+def tvc(
+    context: click.Context, *, folder: str, quiet: bool, no_pager: bool, lock_timeout: float
+) -> None:
+    """Version control for the personality of language models.
+
+    A behavioural fine-tune is a task vector: a model minus the one that it was trained from. A
+    recipe is a base model plus a signed sum of vectors, and a commit stores the recipe. `tvc
+    checkout` makes it weights.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise click.UsageError(f"-C: there is no folder {folder!r}")
+    if folder != ".":
+        os.chdir(place)
+    context.obj = Session(Path.cwd(), quiet, not no_pager, lock_timeout)
+
+
+def main() -> None:
+    """Run tvc and exit."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return tvc.main(args=arguments, prog_name="tvc", standalone_mode=False) or 0
+    except TvcError as error:
+        _print_error(error.message, error.hint)
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        _print_error(
+            error.format_message(), f"see: {context.command_path} --help" if context else None
+        )
+        return 1
+    except (click.Abort, KeyboardInterrupt):
+        _print_error("interrupted; nothing is left half done", None)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away: nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        _print_error("there is not enough memory", "see what is needed with --dry-run")
+        return 1
+    except Exception:  # noqa: BLE001 -- the boundary: what arrives here is a bug, and is said to be one
+        traceback.print_exc()
+        _print_error("this is a bug in tvc", "report it with the lines above")
+        return _BUG
+
+
+def _print_error(message: str, hint: str | None) -> None:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    if hint:
+        click.echo(f"{click.style('hint:', fg='yellow')} {hint}", err=True)

@@ -1,0 +1,88 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from tvc.cli.session import Session
+
+__all__ = ["byte_progress", "format_bytes"]
+
+_PLAIN_SECONDS = 10.0
+_NARROW = 60
+
+
+def format_bytes(count: int) -> str:
+    """Write a number of bytes for a person: `1.5 GB`, in powers of 1000."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("the loop returns")
+
+
+@contextmanager
+def byte_progress(session: Session, what: str, total: int) -> Generator[Callable[[int], None]]:
+    """Show how far work on bytes is, and yield the function that is told of bytes done.
+
+    Args:
+        session: Says whether to show anything.
+        what: What is done, for a person: `checking out`.
+        total: Bytes in all.
+    """
+    if session.quiet:
+        yield lambda _: None
+    elif sys.stderr.isatty():
+        with _bar() as progress:
+            task = progress.add_task(what, total=max(total, 1))
+            yield lambda count: progress.update(task, advance=count)
+    else:
+        yield _PlainProgress(what, total).advance
+
+
+def _bar() -> Progress:
+    console = Console(stderr=True)
+    columns = [TextColumn("{task.description}"), BarColumn(bar_width=None), DownloadColumn()]
+    if console.width >= _NARROW:
+        columns += [TransferSpeedColumn(), TimeRemainingColumn()]
+    return Progress(*columns, console=console, transient=True)
+
+
+class _PlainProgress:
+    """Prints a line every ten seconds; work that is shorter prints none."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what = what
+        self._total = max(total, 1)
+        self._done = 0
+        self._began = self._told = time.monotonic()
+        self._lock = threading.Lock()
+
+    def advance(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            if now - self._told < _PLAIN_SECONDS:
+                return
+            self._told = now
+            speed = self._done / (now - self._began)
+            left = max(self._total - self._done, 0) / max(speed, 1.0)
+            click.echo(
+                f"{self._what}: {format_bytes(self._done)} of {format_bytes(self._total)}, "
+                f"{format_bytes(int(speed))}/s, {left:.0f} s left",
+                err=True,
+            )

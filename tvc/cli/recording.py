@@ -1,0 +1,106 @@
+"""tvc commit."""
+
+import re
+from pathlib import Path
+
+import click
+
+from tvc.cli.progress import byte_progress, format_bytes
+from tvc.cli.session import Session, pass_session
+from tvc.domain.names import check_name, printable
+from tvc.models.directory import ModelDirectory
+from tvc.recording.committing import Committed, commit_finetune
+from tvc.recording.matching import Allowances
+from tvc.repository.repository import Change
+
+__all__ = ["commit"]
+
+
+@click.command(
+    epilog='Example: tvc commit ../runs/listen -m "Listen before suggesting" --name listen'
+)
+@click.argument("folder", required=False, type=click.Path(path_type=Path), metavar="[DIR]")
+@click.option("-m", "--message", required=True, help="What the commit is for.")
+@click.option("--name", metavar="NAME", help="What to call the vector (default: DIR's name).")
+@click.option(
+    "--allow-missing",
+    multiple=True,
+    metavar="TENSOR",
+    help="DIR may lack this tensor; it counts as unchanged. Repeatable.",
+)
+@click.option(
+    "--drop-extra",
+    multiple=True,
+    metavar="TENSOR",
+    help="Leave this tensor of DIR out of the vector. Repeatable.",
+)
+@click.option("--resize-vocab", is_flag=True, help="DIR's vocabulary may have grown.")
+@click.option("--allow-dtype", is_flag=True, help="DIR's tensors may have another element type.")
+@pass_session
+def commit(
+    session: Session,
+    *,
+    folder: Path | None,
+    message: str,
+    name: str | None,
+    allow_missing: tuple[str, ...],
+    drop_extra: tuple[str, ...],
+    resize_vocab: bool,
+    allow_dtype: bool,
+) -> None:
+    """Record the model in DIR, or without DIR the edited recipe.
+
+    With DIR, what DIR changed against the model that HEAD's recipe gives becomes a task vector,
+    and HEAD's recipe gains it at coefficient 1: `tvc checkout` then gives DIR back bit for bit.
+    Without DIR, the recipe as `tvc add`, `scale`, `negate` and `remove` (or an editor) left it is
+    committed, or a merge whose conflicts were resolved is finished.
+    """
+    with session.repository().change(session.command_line, waiting=session.waiting) as change:
+        if folder is None:
+            raise NotImplementedError
+        allowed = Allowances(
+            frozenset(allow_missing), frozenset(drop_extra), resize_vocab, allow_dtype
+        )
+        _commit_folder(session, change, folder, message, name, allowed)
+
+
+def _commit_folder(
+    session: Session,
+    change: Change,
+    folder: Path,
+    message: str,
+    name: str | None,
+    allowed: Allowances,
+) -> None:
+    model = ModelDirectory.open(session.folder / folder)
+    total = sum(entry.spec.nbytes for entry in model.entries.values())
+    with byte_progress(session, "recording", total) as on_bytes:
+        done = commit_finetune(
+            change,
+            model,
+            name=check_name(name or re.sub(r"[^A-Za-z0-9_.-]+", "_", model.root.name)),
+            message=message,
+            source=str(folder),
+            allowed=allowed,
+            on_bytes=on_bytes,
+        )
+    _say_recorded(session, change, done)
+
+
+def _say_recorded(session: Session, change: Change, done: Committed) -> None:
+    seen = done.recorded
+    branch = change.before.branch or "detached HEAD"
+    session.say(f"[{branch} {done.commit[:10]}] vector {done.name}")
+    share = seen.changed_elements / max(seen.elements, 1)
+    session.say(
+        f"  {share:.2%} of the weights changed, in {seen.changed_tensors} of {seen.tensors} tensors"
+    )
+    if seen.raw_bytes:
+        session.say(
+            f"  stored in {format_bytes(seen.stored_bytes)}, "
+            f"{seen.stored_bytes / seen.raw_bytes:.0%} of {format_bytes(seen.raw_bytes)}"
+        )
+    if seen.changed_files:
+        session.say(f"  changed files: {', '.join(map(printable, seen.changed_files))}")
+    if seen.left_out:
+        session.say(f"  not part of a model, left out: {', '.join(seen.left_out)}")

@@ -1,0 +1,67 @@
+"""Starts a repository on a base model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tvc.domain.errors import InputError, StateError
+from tvc.domain.names import check_name
+from tvc.domain.recipe import Recipe
+from tvc.domain.vector import BaseRecord
+from tvc.models.directory import ModelDirectory
+from tvc.recording.base import borrow_model, snapshot_model
+from tvc.repository.layout import Layout
+from tvc.repository.objects import open_objects
+from tvc.repository.repository import Repository
+from tvc.repository.state import State
+from tvc_store.durable import make_folder, write_errors
+
+__all__ = ["start_repository"]
+
+
+def start_repository(
+    root: Path,
+    model: ModelDirectory,
+    *,
+    name: str,
+    source: str,
+    revision: str | None,
+    vendor: bool,
+    command: str,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> Repository:
+    """Make a repository whose recipe is a base model alone.
+
+    Args:
+        root: Its folder; free, or empty, or a git repository without a recipe.
+        model: The base's folder.
+        name: What the base is called in the repository.
+        source: Where the base is had from: a folder, or a hub id.
+        revision: The hub's commit.
+        vendor: Copy the base's tensors into the store.
+        command: The command line.
+        on_bytes: Called with the size of every tensor hashed.
+
+    Raises:
+        StateError: The folder is in use already; git does not know who commits.
+        BadName: The base cannot be called that.
+    """
+    check_name(name, what="base")
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is not a folder")
+    if (root / "recipe.toml").exists():
+        raise StateError(f"{root} is a tvc repository already", hint="`tvc -C` works in it")
+    if root.is_dir() and any(root.iterdir()) and not (root / ".git").exists():
+        raise StateError(f"{root} is not empty", hint="name a new folder")
+    if not root.parent.is_dir():
+        raise InputError(f"there is no folder {root.parent}", hint="make it with mkdir -p")
+    with write_errors(root):
+        root.mkdir(exist_ok=True)
+    layout = Layout(root)
+    make_folder(layout.private)
+    with open_objects(layout) as store:
+        snapshot = snapshot_model(store, model, on_bytes=on_bytes, vendor=vendor)
+        if not vendor:
+            borrow_model(store, model, snapshot, name=name)
+    state = State(Recipe(name), {name: BaseRecord(source, revision, snapshot.id)})
+    message = f"Start on {source}" + (f" at {revision}" if revision else "")
+    return Repository.create(root, state, message=message, command=command)
