@@ -138,9 +138,9 @@ class ObjectFile:
         """
         header = self.header
         codec = find_codec(header.codec)
-        if codec.uses_base != (header.base is not None):
+        if not codec.uses_base == (header.base is not None) == (base is not None):
             raise MalformedObject(
-                f"codec {header.codec!r} with or without a base against its nature"
+                f"codec {header.codec!r}, with or without a base as it must not be"
             )
         checksum = blake3()
         self._file.seek(0)

@@ -180,6 +180,20 @@ def test_a_stream_that_lies_about_its_size_is_refused():
         BUILT_IN["planes"].decode(attack, out, dtype="U8", base=None)
 
 
+def test_bytes_after_the_planes_are_refused():
+    stored = zstandard.ZstdCompressor().compress(bytes(500))
+    attack = np.frombuffer(struct.pack("<BI", 1, len(stored)) + stored + b"x", np.uint8)
+    with pytest.raises(MalformedFrame, match="bytes follow"):
+        BUILT_IN["planes"].decode(attack, np.empty(500, np.uint8), dtype="U8", base=None)
+
+
+def test_a_forged_blob_is_refused(store):
+    forged = head(kind=2, dtype=b"", shape=())
+    overwrite(store, ID, sealed(forged, frame(0, bytes(100))))
+    with pytest.raises(Damaged, match="the content is another"):
+        store.read_blob(ID)
+
+
 def test_two_streams_in_one_plane_are_refused():
     stored = zstandard.ZstdCompressor().compress(bytes(500)) * 2
     attack = np.frombuffer(struct.pack("<BI", 1, len(stored)) + stored, np.uint8)

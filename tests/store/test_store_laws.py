@@ -239,17 +239,22 @@ def test_opening_a_store(store, tmp_path):
 
 
 def test_the_format_is_frozen(store):
-    """Files written by this version, byte for byte; a change here is a new format version."""
+    """Headers and raw files as this version writes them; a change here is a new version."""
     base = np.arange(64, dtype=np.uint16) * 7
     spec = TensorSpec("BF16", (8, 8))
     origin = store.put_tensor(spec, base)
     step = store.put_tensor(spec, base + np.uint16(1), base=origin, codec="distance")
     raw = store.put_blob(b"hello")
     golden = Path(__file__).parent / "golden"
-    for name, object_id in {"planes": origin, "distance": step, "raw": raw}.items():
+    # What zstd writes differs between its versions, what it reads does not.
+    for name, object_id, length in [
+        ("planes", origin, 98),
+        ("distance", step, 132),
+        ("raw", raw, 0),
+    ]:
         wanted = bytes.fromhex((golden / f"{name}.hex").read_text())
         got = place(store.path, object_id).read_bytes()
-        assert got.hex() == wanted.hex()
+        assert got[: length or None].hex() == wanted[: length or None].hex()
 
 
 def test_old_files_are_read_for_ever(store):
