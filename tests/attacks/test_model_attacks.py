@@ -206,6 +206,12 @@ GOOD = file_of(
 )
 
 
+def test_an_empty_tensor_may_stand_before_the_one_it_shares_its_offset_with():
+    raw = file_of({"a": entry(0, 2), "z": entry(0, 0), "b": entry(2, 3), "y": entry(3, 3)}, b"123")
+    names = [found.name for found in parse_header(raw[:-3], size=len(raw), file="x").entries]
+    assert names == ["z", "a", "b", "y"]
+
+
 @given(st.data())
 @settings(deadline=None, max_examples=400)
 def test_any_damage_to_a_header_is_refused_or_changes_what_is_said(data):
