@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -262,6 +262,9 @@ def through_passes(parts: list[Tensor], numel: int, weights: Tensor, **given: An
     st.sampled_from(["positive", "majority"]),
     st.booleans(),
 )
+# A sum of zero where most elements elect -, and where weights would say +.
+@example([[1.0, -1.0], [-1.0, -4.0], [-1.0, -4.0]], [1], 2, 1.0, "floor", "majority", True)
+@example([[1.0, 2.0], [-1.0, 0.0]], [1], 0, 1.0, "floor", "majority", False)
 def test_scope_vector_is_scope_tensor_of_all_in_one(
     columns: list[list[float]],
     cuts: list[int],
@@ -289,6 +292,18 @@ def test_scope_vector_is_scope_tensor_of_all_in_one(
     at_once = merge(ties, flat, supplies(flat, weights=weights), **options)
     assert same_bytes(merged, at_once[: len(merged)])
     assert not at_once[len(merged) :].any()
+
+
+def test_thresholds_are_exact_with_elements_that_nobody_changed() -> None:
+    part = torch.tensor([[3.0, -2.0, 0.5, 0.0], [0.0, 1e-40, 0.0, -7.0]])
+    for density, expected in [(0.2, [2.0, 1e-40]), (0.3, [0.5, 0.0]), (1.0, [0.0, 0.0])]:
+        options = ties.check_options({"scope": "vector", "density": density})
+        statistics: dict[str, Tensor] = {}
+        for each in ties.passes_for(options):
+            counting = each(members=2, numel=10, options=options, earlier=statistics)
+            counting.observe(part, weights=torch.ones(2))
+            statistics[each.name] = counting.result()
+        assert torch.equal(statistics["thresholds"], torch.tensor(expected))
 
 
 def test_passes_count_from_many_threads() -> None:

@@ -105,6 +105,11 @@ def test_arcee_fusion_takes_over_outliers_of_importance() -> None:
     check(find_method("arcee_fusion").function(delta, base=base), d * mask)
 
 
+def test_emr_elects_minus_for_a_sum_of_zero() -> None:
+    emr = find_method("emr").function
+    assert emr(torch.tensor([[1.0, 2.0], [-1.0, -1.0]])).tolist() == [-1.0, 2.0]
+
+
 def test_slerp_of_two_models_keeps_to_the_circle() -> None:
     base, deltas = normal(4, 5), normal(2, 4, 5, seed=1)
     a, b = base + deltas[0], base + deltas[1]
