@@ -5,13 +5,17 @@ from pathlib import Path
 
 import click
 
+from tvc.cli.measures import progress_of, say_made
 from tvc.cli.progress import byte_progress, format_bytes
 from tvc.cli.session import Session, pass_session
+from tvc.domain.changes import describe_changes
 from tvc.domain.names import check_name, printable
 from tvc.models.directory import ModelDirectory
 from tvc.recording.committing import Committed, commit_finetune
 from tvc.recording.matching import Allowances
 from tvc.repository.repository import Change
+from tvc.versioning.finishing import commit_state
+from tvc.versioning.merging import parse_merging
 
 __all__ = ["commit"]
 
@@ -20,7 +24,7 @@ __all__ = ["commit"]
     epilog='Example: tvc commit ../runs/listen -m "Listen before suggesting" --name listen'
 )
 @click.argument("folder", required=False, type=click.Path(path_type=Path), metavar="[DIR]")
-@click.option("-m", "--message", required=True, help="What the commit is for.")
+@click.option("-m", "--message", help="What the commit is for.")
 @click.option("--name", metavar="NAME", help="What to call the vector (default: DIR's name).")
 @click.option(
     "--allow-missing",
@@ -41,7 +45,7 @@ def commit(
     session: Session,
     *,
     folder: Path | None,
-    message: str,
+    message: str | None,
     name: str | None,
     allow_missing: tuple[str, ...],
     drop_extra: tuple[str, ...],
@@ -57,11 +61,37 @@ def commit(
     """
     with session.repository().change(session.command_line, waiting=session.waiting) as change:
         if folder is None:
-            raise NotImplementedError
+            if name or allow_missing or drop_extra or resize_vocab or allow_dtype:
+                raise click.UsageError("--name and what is allowed are for a model: name its DIR")
+            _commit_recipe(session, change, message)
+            return
+        if message is None:
+            raise click.UsageError("say what the commit is for: -m MESSAGE")
         allowed = Allowances(
             frozenset(allow_missing), frozenset(drop_extra), resize_vocab, allow_dtype
         )
         _commit_folder(session, change, folder, message, name, allowed)
+
+
+def _commit_recipe(session: Session, change: Change, message: str | None) -> None:
+    state = change.repository.working_state()
+    head = change.repository.state_at(change.before.commit)
+    merging = parse_merging(change.before.merging) if change.before.merging else None
+    text = message or (merging.message if merging else None)
+    if text is None:
+        raise click.UsageError("say what the commit is for: -m MESSAGE")
+    with progress_of(session, "comparing") as on_plan:
+        made = commit_state(
+            change,
+            state,
+            text,
+            other_parents=merging.parents if merging else (),
+            must_change_weights=merging is not None,
+            on_plan=on_plan,
+        )
+    for line in describe_changes(head.recipe, state.recipe):
+        session.say(line)
+    say_made(session, change, made)
 
 
 def _commit_folder(

@@ -11,7 +11,7 @@ from tvc.models.directory import ModelDirectory
 from tvc.models.hub import fetch, parse_source
 from tvc.recording.starting import start_repository
 
-__all__ = ["init"]
+__all__ = ["base_name", "init"]
 
 
 @click.command(epilog="Example: tvc init mymodel --base Qwen/Qwen3-0.6B@main")
@@ -44,7 +44,7 @@ def init(
         repository = start_repository(
             root,
             model,
-            name=name or _base_name(location),
+            name=name or base_name(location),
             source=location,
             revision=source.revision,
             vendor=vendor,
@@ -59,7 +59,7 @@ def init(
         session.say(f"pinned to {source.location}@{source.revision}")
 
 
-def _base_name(location: str) -> str:
+def base_name(location: str) -> str:
     """Make a name of a folder's or a hub model's own one."""
     words = re.sub(r"[^a-z0-9]+", "_", location.rstrip("/").rpartition("/")[2].lower()).strip("_")
     return words if words[:1].isalpha() else f"base_{words}".rstrip("_")

@@ -82,23 +82,41 @@ def format_recipe_document(recipe: Recipe) -> str:
 
 
 def format_conflicted_recipe(
-    recipe: Recipe, conflicts: list[tuple[Sum, Sum]], *, ours: str, theirs: str
+    recipe: Recipe,
+    conflicts: list[tuple[Sum, Sum]],
+    file_conflicts: Mapping[str, tuple[str | None, str | None]],
+    *,
+    ours: str,
+    theirs: str,
 ) -> str:
-    """Write recipe.toml with the terms that two sides changed differently between git's markers.
+    """Write recipe.toml with what two sides changed differently between git's markers.
 
     Args:
         recipe: What is agreed on.
         conflicts: Pairs of our terms and theirs.
+        file_conflicts: Path of a carried file → the vectors whose version our side and theirs take.
         ours: What our side is called.
         theirs: What their side is called.
     """
     blocks = "".join(
-        f"<<<<<<< {ours}\n{_term_lines(mine)}=======\n{_term_lines(other)}>>>>>>> {theirs}\n"
-        for mine, other in conflicts
+        _conflict(_term_lines(mine), _term_lines(other), ours, theirs) for mine, other in conflicts
+    )
+    choices = "".join(
+        _conflict(_choice(path, mine), _choice(path, other), ours, theirs)
+        for path, (mine, other) in file_conflicts.items()
     )
     head = f"format = {_FORMAT}\nbase = {_quote(recipe.base)}\n"
     body = f"terms = [\n{_term_lines(recipe.terms)}{blocks}]\n"
-    return head + body + _table("files", dict(recipe.files))
+    files = _table("files", dict(recipe.files)) or ("\n[files]\n" if choices else "")
+    return head + body + files + choices
+
+
+def _conflict(mine: str, other: str, ours: str, theirs: str) -> str:
+    return f"<<<<<<< {ours}\n{mine}=======\n{other}>>>>>>> {theirs}\n"
+
+
+def _choice(path: str, owner: str | None) -> str:
+    return f"{_key(path)} = {_quote(owner)}\n" if owner else ""
 
 
 def _parse(text: str, *, path: str) -> dict[str, Any]:

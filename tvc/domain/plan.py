@@ -47,6 +47,7 @@ __all__ = [
     "Scaled",
     "leaves",
     "plan",
+    "plan_difference",
     "plan_tensor",
     "spec_of",
 ]
@@ -110,6 +111,7 @@ class Merged:
     Args:
         method: Name of the method.
         base: The base's tensor, for methods that are stated over whole models.
+        spec: Type and shape of the result.
         members: In canonical order, or as written where the order matters.
         options: Name → value.
         key: Canonical text of the group, the same for every tensor; names its global statistics.
@@ -117,6 +119,7 @@ class Merged:
 
     method: str
     base: TensorRef
+    spec: TensorSpec
     members: tuple[PlannedMember, ...]
     options: tuple[tuple[str, OptionValue], ...]
     key: str
@@ -181,16 +184,12 @@ class Plan:
         merges: Key of a merge → tensor name → the merge at that tensor, for every tensor that it
             changes. A statistic of the whole vector is over these, whatever the actions are. A
             merge inside another comes before it.
+        numel: Elements of a whole vector: those of all the base's tensors of a floating type.
     """
 
     actions: Mapping[str, Action]
     merges: Mapping[str, Mapping[str, Merged]]
-
-    @property
-    def numel(self) -> int:
-        """Elements of a whole vector: those of all tensors of a floating type."""
-        specs = self.specs().values()
-        return sum(spec.numel for spec in specs if spec.dtype in FLOATING)
+    numel: int
 
     def specs(self) -> dict[str, TensorSpec]:
         """Return type and shape of every tensor of the result."""
@@ -274,7 +273,37 @@ def plan(recipe: Recipe, library: Library) -> Plan:
     merges: dict[str, dict[str, Merged]] = {}
     if any(isinstance(action, Combine) for action in actions.values()):
         _collect_merges(recipe, sorted(names), library, merges)
-    return Plan(actions, merges)
+    return Plan(actions, merges, _numel(recipe, library))
+
+
+def plan_difference(recipe: Recipe, library: Library) -> Plan:
+    """Plan what the terms of a recipe add to its base, tensor by tensor, always as arithmetic.
+
+    Args:
+        recipe: In normal form.
+        library: The commit's bases and vectors.
+
+    Returns:
+        A `Combine` for every floating tensor of the base that a term changes.
+
+    Raises:
+        CannotCombine: A tensor's shapes do not fit.
+    """
+    base = library.snapshot(recipe.base).tensors
+    actions: dict[str, Action] = {}
+    for name, ref in base.items():
+        active = _active(recipe.terms, name, library)
+        if active and ref.spec.dtype in FLOATING:
+            terms = _planned(name, active, ref, library)
+            actions[name] = Combine(ref, terms, _result_spec(name, ref, terms))
+    merges: dict[str, dict[str, Merged]] = {}
+    _collect_merges(recipe, sorted(base), library, merges)
+    return Plan(actions, merges, _numel(recipe, library))
+
+
+def _numel(recipe: Recipe, library: Library) -> int:
+    tensors = library.snapshot(recipe.base).tensors.values()
+    return sum(ref.spec.numel for ref in tensors if ref.spec.dtype in FLOATING)
 
 
 def _collect_merges(
@@ -363,7 +392,9 @@ def _merged(name: str, group: Group, base: TensorRef, library: Library) -> Merge
         )
         for member in group.members
     )
-    return Merged(group.method, base, members, group.options, canonical_text(group))
+    terms = tuple(term for member in members for term in member.terms)
+    spec = _result_spec(name, base, terms)
+    return Merged(group.method, base, spec, members, group.options, canonical_text(group))
 
 
 def _result_spec(name: str, base: TensorRef, terms: tuple[Scaled, ...]) -> TensorSpec:

@@ -54,6 +54,7 @@ COMMUTATIVE: Final = frozenset(
         "linear",
         "model_stock",
         "multislerp",
+        "nuslerp",
         "sce",
         "ties",
         "tsv",

@@ -24,7 +24,6 @@ from tvc.domain.plan import (
     Merged,
     Plan,
     Scaled,
-    spec_of,
 )
 from tvc.domain.snapshot import TensorRef
 from tvc.domain.vector import Factors
@@ -148,7 +147,7 @@ class Evaluator:
         )
 
         def observe(name: str) -> None:
-            spec = spec_of(self._plan.actions[name])
+            spec = tensors[name].spec
             counting.observe(self._deltas(name, tensors[name], spec), weights=merge.weights)
             on_tensor(spec.nbytes)
 
@@ -181,28 +180,18 @@ class Evaluator:
         """Return one tensor of the plan: its type and shape, and its bytes."""
         return self._evaluate(name, self._plan.actions[name])
 
-    def numbers(self, name: str, dtype: torch.dtype) -> Tensor:
-        """Return one tensor of the plan as numbers.
+    def difference(self, name: str) -> Tensor:
+        """Return the sum of a combined tensor's terms, without the base.
 
         Args:
-            name: Which.
-            dtype: float32 or float64.
-        """
-        spec, data = self.tensor(name)
-        return from_stored(spec, data, dtype)
-
-    def deltas(self, name: str, terms: Iterable[Scaled], spec: TensorSpec) -> Tensor:
-        """Return a sum of differences at one tensor.
-
-        Args:
-            name: Name of the tensor.
-            terms: The sum.
-            spec: Type and shape of the tensor.
+            name: A tensor that the plan combines.
 
         Returns:
-            `spec.shape`, in the type that `spec` is computed in.
+            In the shape of the result, and the type that it is computed in.
         """
-        return self._sum(name, tuple(terms), spec)
+        action = self._plan.actions[name]
+        assert isinstance(action, Combine), "differences are asked of plan_difference's plans"
+        return self._sum(name, action.terms, action.spec)
 
     def _evaluate(self, name: str, action: Action) -> tuple[TensorSpec, ByteArray]:
         if not isinstance(action, Combine):

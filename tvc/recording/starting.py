@@ -1,6 +1,7 @@
 """Starts a repository on a base model."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tvc.domain.errors import InputError, StateError
@@ -14,8 +15,9 @@ from tvc.repository.objects import open_objects
 from tvc.repository.repository import Repository
 from tvc.repository.state import State
 from tvc_store.durable import make_folder, write_errors
+from tvc_store.local import Store
 
-__all__ = ["start_repository"]
+__all__ = ["register_base", "start_repository"]
 
 
 def start_repository(
@@ -59,9 +61,42 @@ def start_repository(
     layout = Layout(root)
     make_folder(layout.private)
     with open_objects(layout) as store:
-        snapshot = snapshot_model(store, model, on_bytes=on_bytes, vendor=vendor)
-        if not vendor:
-            borrow_model(store, model, snapshot, name=name)
-    state = State(Recipe(name), {name: BaseRecord(source, revision, snapshot.id)})
+        state = register_base(
+            store,
+            State(Recipe(name), {}),
+            model,
+            name=name,
+            source=source,
+            revision=revision,
+            vendor=vendor,
+            on_bytes=on_bytes,
+        )
     message = f"Start on {source}" + (f" at {revision}" if revision else "")
     return Repository.create(root, state, message=message, command=command)
+
+
+def register_base(
+    store: Store,
+    state: State,
+    model: ModelDirectory,
+    *,
+    name: str,
+    source: str,
+    revision: str | None,
+    vendor: bool,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> State:
+    """Hash a base model and return a state that knows it; arguments as for `start_repository`.
+
+    Raises:
+        StateError: The name is another base's or a vector's.
+        BadName: The base cannot be called that.
+    """
+    check_name(name, what="base")
+    if name in state.bases or name in state.vectors:
+        raise StateError(f"{name!r} is taken here", hint="choose a --name")
+    snapshot = snapshot_model(store, model, on_bytes=on_bytes, vendor=vendor)
+    if not vendor:
+        borrow_model(store, model, snapshot, name=name)
+    record = BaseRecord(source, revision, snapshot.id)
+    return replace(state, bases={**state.bases, name: record})

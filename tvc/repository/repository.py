@@ -267,7 +267,7 @@ class Change:
             changed = ", ".join(list(self.before.overlay)[:3])
             raise StateError(
                 f"there are uncommitted changes: {changed}",
-                hint="record them with `tvc commit -m …`, or drop them with `tvc undo`",
+                hint="record them with `tvc commit -m …`; `tvc undo` takes the last one back",
             )
 
     def edit(self, state: State) -> None:

@@ -3,7 +3,7 @@
 Pure functions of states; that the result is written and logged is the business of who calls them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
@@ -11,6 +11,9 @@ from tvc.domain.errors import InputError, StateError
 from tvc.domain.grammar import parse_sum
 from tvc.domain.names import nearest, printable
 from tvc.domain.recipe import (
+    Atom,
+    Group,
+    Member,
     Recipe,
     Sum,
     Term,
@@ -102,46 +105,89 @@ def add_term(state: State, terms: Sum, *, scale: Fraction) -> State:
 
 
 def scale_term(state: State, text: str, coefficient: Fraction) -> State:
-    """Return a state in which a term has another coefficient.
+    """Return a state in which a term, or a member of a merge, has another coefficient.
+
+    Args:
+        state: Its recipe has the term.
+        text: A vector's name, or a merge as it stands in the recipe.
+        coefficient: Not zero. For a member of a merge this is its weight.
 
     Raises:
-        NoSuchTerm: The recipe has no such term.
+        NoSuchTerm: The recipe has no such term, or the vector is in several merges.
         InputError: The coefficient is zero.
     """
     if not coefficient:
         raise InputError("a coefficient of 0 removes the term", hint=f"tvc remove {text}")
-    wanted = _find(state.recipe, text)
-    terms = tuple(
-        Term(coefficient, term.atom) if term == wanted else term for term in state.recipe.terms
-    )
-    return _with_terms(state, terms)
+    atom = _named_atom(state.recipe, text)
+    return _with_terms(state, _replaced(state.recipe.terms, atom, coefficient))
 
 
 def remove_term(state: State, text: str) -> State:
-    """Return a state without a term.
+    """Return a state without a term, or without a member of a merge.
 
     Raises:
-        NoSuchTerm: The recipe has no such term.
+        NoSuchTerm: The recipe has no such term, or the vector is in several merges.
     """
-    wanted = _find(state.recipe, text)
-    return _with_terms(state, tuple(term for term in state.recipe.terms if term != wanted))
+    atom = _named_atom(state.recipe, text)
+    return _with_terms(state, _replaced(state.recipe.terms, atom, Fraction(0)))
+
+
+def _replaced(terms: Sum, atom: Atom, coefficient: Fraction) -> Sum:
+    """Return a sum in which an atom has another coefficient, at the top or as a merge's member."""
+    if any(term.atom == atom for term in terms):
+        changed = (Term(coefficient, t.atom) if t.atom == atom else t for t in terms)
+        return tuple(term for term in changed if term.coefficient)
+    found: list[Term] = []
+    for term in terms:
+        if isinstance(term.atom, Group):
+            members = [_replaced_member(member, atom, coefficient) for member in term.atom.members]
+            kept = tuple(member for member in members if member is not None)
+            if kept:
+                found.append(Term(term.coefficient, replace(term.atom, members=kept)))
+        else:
+            found.append(term)
+    return tuple(found)
+
+
+def _replaced_member(member: Member, atom: Atom, coefficient: Fraction) -> Member | None:
+    if [term.atom for term in member.terms] == [atom]:
+        alone = Term(Fraction(1), atom)
+        return Member(coefficient, (alone,)) if coefficient else None
+    terms = _replaced(member.terms, atom, coefficient)
+    return Member(member.weight, terms) if terms else None
 
 
 def _with_terms(state: State, terms: Sum) -> State:
     changed = state.with_recipe(replace(state.recipe, terms=fold(terms)))
-    kept = {record for record in vector_names(changed.recipe.terms)}
+    kept = set(vector_names(changed.recipe.terms))
     files = tuple((p, owner) for p, owner in changed.recipe.files if owner in kept | {*state.bases})
     return changed.with_recipe(replace(changed.recipe, files=files))
 
 
-def _find(recipe: Recipe, text: str) -> Term:
-    """Return the term of a recipe that a text names: a vector, or a merge as it stands there."""
+def _named_atom(recipe: Recipe, text: str) -> Atom:
+    """Return what a text names, a vector or a merge, once it is known to be there exactly once."""
     atoms = [term.atom for term in parse_sum(text)]
-    for term in recipe.terms:
-        if [term.atom] == atoms:
-            return term
+    if len(atoms) == 1:
+        count = sum(1 for term in recipe.terms if term.atom == atoms[0])
+        count = count or sum(1 for atom in _inner_atoms(recipe.terms) if atom == atoms[0])
+        if count == 1:
+            return atoms[0]
+        if count > 1:
+            raise NoSuchTerm(
+                f"{printable(text)} is in the recipe {count} times", hint="edit recipe.toml"
+            )
     known = [canonical_text(term.atom) for term in recipe.terms]
     raise NoSuchTerm(
         f"the recipe has no term {printable(text)!r}",
-        hint=nearest(text, known) or f"the recipe is: {format_recipe(recipe)}",
+        hint=nearest(text, [*known, *vector_names(recipe.terms)])
+        or f"the recipe is: {format_recipe(recipe)}",
     )
+
+
+def _inner_atoms(terms: Sum) -> Iterator[Atom]:
+    """Yield the atoms inside the merges of a sum."""
+    for term in terms:
+        if isinstance(term.atom, Group):
+            for member in term.atom.members:
+                yield from (inner.atom for inner in member.terms)
+                yield from _inner_atoms(member.terms)

@@ -9,11 +9,11 @@ from tvc.evaluation.bits import changed_elements
 from tvc.evaluation.engine import Evaluator, run_each
 from tvc.repository.objects import Objects
 
-__all__ = ["Change", "differing_bytes", "measure_change"]
+__all__ = ["ModelChange", "measure_change"]
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ModelChange:
     """How far two models are apart.
 
     Args:
@@ -40,8 +40,8 @@ def measure_change(
     after: Recipe,
     *,
     workers: int = 2,
-    on_bytes: Callable[[int], None] = lambda _: None,
-) -> Change:
+    on_plan: Callable[[int], Callable[[int], None]],
+) -> ModelChange:
     """Compare the models that two recipes give; tensors planned alike are not looked at.
 
     Args:
@@ -49,35 +49,30 @@ def measure_change(
         before: In normal form.
         after: In normal form.
         workers: Tensors at a time.
-        on_bytes: Called with the size of every tensor compared.
+        on_plan: Called with the bytes to be compared; returns the function told of progress.
     """
     old, new = plan(before, objects.library), plan(after, objects.library)
+    specs = new.specs()
+    differing = [name for name in new.actions if old.actions.get(name) != new.actions[name]]
     evaluators = [Evaluator(objects.read_tensor, each, workers=workers) for each in (old, new)]
-    for evaluator in evaluators:
-        evaluator.prepare()
     counts: dict[str, int] = {}
+    if differing:
+        for evaluator in evaluators:
+            evaluator.prepare()
+    on_bytes = on_plan(sum(specs[name].nbytes for name in differing))
 
     def compare(name: str) -> None:
         if name not in old.actions:
-            counts[name] = new.specs()[name].numel
-            return
-        (spec, data), (other_spec, other) = (each.tensor(name) for each in reversed(evaluators))
-        counts[name] = changed_elements(spec, data, other_spec, other)
-        on_bytes(spec.nbytes)
+            counts[name] = specs[name].numel
+        else:
+            (spec, data), (other_spec, other) = (each.tensor(name) for each in evaluators[::-1])
+            counts[name] = changed_elements(spec, data, other_spec, other)
+        on_bytes(specs[name].nbytes)
 
-    differing = [name for name in new.actions if old.actions.get(name) != new.actions[name]]
     run_each(compare, differing, workers=workers)
-    specs = new.specs()
-    return Change(
+    return ModelChange(
         sum(counts.values()),
         sum(spec.numel for spec in specs.values()),
         sum(1 for count in counts.values() if count),
         len(specs),
     )
-
-
-def differing_bytes(objects: Objects, before: Recipe, after: Recipe) -> int:
-    """Return the bytes that `measure_change` will report, for its progress."""
-    old, new = plan(before, objects.library), plan(after, objects.library)
-    specs = new.specs()
-    return sum(specs[n].nbytes for n in new.actions if old.actions.get(n) != new.actions[n])

@@ -1,0 +1,92 @@
+"""Prints what was measured of weights: shares that changed, and interference."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import combinations
+
+import click
+
+from tvc.cli.progress import byte_progress
+from tvc.cli.session import Session
+from tvc.domain.names import printable
+from tvc.domain.recipe import Sum
+from tvc.merging.interference import Interference
+from tvc.repository.objects import Objects
+from tvc.repository.repository import Change
+from tvc.versioning.finishing import Made
+from tvc.versioning.interference import Clashes, measure_interference
+
+__all__ = ["LARGE", "interference_facts", "progress_of", "say_interference", "say_made"]
+
+LARGE = 0.2
+"""Share of a tensor's entries, by magnitude, that the reports call large."""
+
+
+@contextmanager
+def progress_of(session: Session, what: str) -> Generator[Callable[[int], Callable[[int], None]]]:
+    """Yield a function that, told of a number of bytes, shows progress until the context ends."""
+    with ExitStack() as stack:
+        yield lambda total: stack.enter_context(byte_progress(session, what, total))
+
+
+def say_made(session: Session, change: Change, made: Made) -> None:
+    """Say what was committed, and which share of the weights changed."""
+    branch = change.before.branch or "detached HEAD"
+    seen = made.change
+    session.say(
+        f"[{branch} {made.commit[:10]}] {seen.share:.2%} of the weights changed, "
+        f"in {seen.tensors} of {seen.of_tensors} tensors"
+    )
+
+
+def say_interference(
+    session: Session, objects: Objects, base: str, differences: Sequence[tuple[str, Sum]]
+) -> None:
+    """Measure and print how much differences are in each other's way."""
+    if len(differences) < 2:
+        session.say("interference: one side alone changed something")
+        return
+    with progress_of(session, "comparing") as on_plan:
+        clashes = measure_interference(objects, base, differences, density=LARGE, on_plan=on_plan)
+    if clashes is None:
+        session.say("interference: no weights are changed")
+        return
+    _print(clashes)
+
+
+def _print(clashes: Clashes) -> None:
+    width = max(len("in total"), *(len(printable(layer)) for layer in clashes.layers))
+    for i, j in combinations(range(len(clashes.names)), 2):
+        one, other = (printable(clashes.names[index]) for index in (i, j))
+        click.echo(f"interference of {one} and {other}")
+        click.echo(f"  {'':{width}}  cosine  opposite signs  large in both")
+        rows = {"in total": clashes.total, **clashes.layers}
+        for label, found in rows.items():
+            click.echo(f"  {printable(label):{width}}  {_row(found, i, j)}")
+
+
+def _row(found: Interference, i: int, j: int) -> str:
+    return (
+        f"{found.cosine(i, j):+6.3f}  {found.conflict_share(i, j):14.1%}  "
+        f"{found.overlap(i, j):13.1%}"
+    )
+
+
+def interference_facts(clashes: Clashes) -> list[dict[str, object]]:
+    """Return interference as values for JSON, one entry for every pair."""
+    return [
+        {
+            "between": [clashes.names[i], clashes.names[j]],
+            "total": _facts(clashes.total, i, j),
+            "layers": {layer: _facts(found, i, j) for layer, found in clashes.layers.items()},
+        }
+        for i, j in combinations(range(len(clashes.names)), 2)
+    ]
+
+
+def _facts(found: Interference, i: int, j: int) -> dict[str, float]:
+    return {
+        "cosine": found.cosine(i, j),
+        "sign_conflicts": found.conflict_share(i, j),
+        "large_overlap": found.overlap(i, j),
+    }

@@ -1,0 +1,239 @@
+"""tvc merge."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import click
+
+from tvc.cli.completing import complete_revision
+from tvc.cli.measures import progress_of, say_interference, say_made
+from tvc.cli.session import Session, pass_session
+from tvc.domain.changes import describe_changes
+from tvc.domain.errors import InputError, StateError
+from tvc.domain.grammar import parse_number, parse_option
+from tvc.domain.names import printable
+from tvc.domain.recipe import OptionValue, format_recipe
+from tvc.domain.threeway import Side
+from tvc.merging.installed import method_names
+from tvc.merging.presets import preset_options
+from tvc.merging.registry import find_method
+from tvc.repository.objects import Objects, open_objects
+from tvc.repository.position import Position
+from tvc.repository.repository import Repository
+from tvc.versioning.finishing import commit_state
+from tvc.versioning.merging import (
+    MergeRequest,
+    Prepared,
+    UpToDate,
+    merging_of,
+    prepare_merge,
+    stop_for_conflicts,
+)
+
+__all__ = ["merge"]
+
+_FLAGS = ("ties", "dare", "dare_ties", "della", "breadcrumbs", "sce", "slerp", "linear")
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The options of merge that are the method's business, as they were typed."""
+
+    density: str | None
+    scope: str | None
+    normalize: str | None
+    seed: int | None
+    option: tuple[str, ...]
+    like: str | None
+
+    def read(self, method: str | None) -> dict[str, OptionValue]:
+        """Return the options of a method, those of the preset below those that were given."""
+        given = {
+            "density": self.density,
+            "scope": self.scope,
+            "normalize": self.normalize,
+            "seed": None if self.seed is None else str(self.seed),
+            **dict(_split(text) for text in self.option),
+        }
+        typed = {name: parse_option(text) for name, text in given.items() if text is not None}
+        if method is None:
+            if typed or self.like:
+                word = next(iter(typed), "like")
+                raise InputError(f"--{word} is for a merge method", hint="say which: --ties")
+            return {}
+        preset: Mapping[str, object] = preset_options(self.like, method) if self.like else {}
+        known = find_method(method).options
+        # What the user is likely to look for in the recipe is written there even when it is the
+        # default: how much is kept, and what the draws follow from.
+        shown = {name: known[name].default for name in ("density", "seed") if name in known}
+        return {name: _exact(value) for name, value in {**shown, **preset}.items()} | typed
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"{printable(text)!r} is not NAME=VALUE")
+    return name.strip(), value.strip()
+
+
+def _exact(value: object) -> OptionValue:
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float):
+        return Fraction(repr(value))
+    if isinstance(value, tuple):
+        return tuple(Fraction(repr(each)) for each in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # numbers, as options have them
+    raise AssertionError(f"no option has a value like {value!r}")
+
+
+def _method_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name in reversed(method_names()):
+        flag = f"--{name.replace('_', '-')}"
+        command = click.option(
+            flag, "flag", flag_value=name, hidden=name not in _FLAGS, help=f"Merge by {name}."
+        )(command)
+    return command
+
+
+@click.command(
+    epilog='Example: tvc merge --ties listen brief --density 0.2 -m "Listen, and be brief"'
+)
+@click.argument("branches", nargs=-1, shell_complete=complete_revision, metavar="BRANCH...")
+@click.option("--method", metavar="NAME", help=f"One of: {', '.join(method_names())}.")
+@_method_flags
+@click.option("--density", metavar="D", help="Share of each vector that is kept.")
+@click.option("--scope", type=click.Choice(["tensor", "vector"]), help="What is trimmed at once.")
+@click.option("--normalize", metavar="count|weights|none", help="What the sum is divided by.")
+@click.option("--lambda", "scale", default="1", metavar="K", help="Scale of the merged difference.")
+@click.option("--weight", "weights", multiple=True, metavar="BRANCH=K", help="Repeatable.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of random methods.")
+@click.option("-O", "--option", multiple=True, metavar="NAME=VALUE", help="Any option of a method.")
+@click.option("--like", type=click.Choice(["mergekit", "peft", "paper"]), help="Do as these do.")
+@click.option("-m", "--message", help="The commit's message.")
+@click.option("--no-commit", is_flag=True, help="Leave the result in the working tree.")
+@click.option("--no-ff", is_flag=True, help="Make a merge commit where moving would do.")
+@click.option("--ours", "favour", flag_value="ours", help="Take our side in conflicts.")
+@click.option("--theirs", "favour", flag_value="theirs", help="Take their side in conflicts.")
+@click.option("--dry-run", is_flag=True, help="Say what would be merged, and how much it clashes.")
+@click.option("--abort", is_flag=True, help="Go back to before a merge with conflicts.")
+@pass_session
+def merge(
+    session: Session,
+    *,
+    branches: tuple[str, ...],
+    method: str | None,
+    flag: str | None,
+    scale: str,
+    weights: tuple[str, ...],
+    message: str | None,
+    no_commit: bool,
+    no_ff: bool,
+    favour: Side | None,
+    dry_run: bool,
+    abort: bool,
+    **options: Any,
+) -> None:
+    """Merge branches into the current one.
+
+    Without a method, terms are merged as git merges lines: what one side changed is changed. With
+    one, what each side changed since their merge base becomes an argument of the method, and the
+    recipe holds the method and its options: ties(listen, brief; density=0.2).
+    """
+    repository = session.repository()
+    if abort:
+        _abort(session, repository)
+        return
+    if not branches:
+        raise click.UsageError("name the branches to merge, or say --abort")
+    if method and flag and method != flag:
+        raise click.UsageError(f"--method {method} and --{flag} are two methods")
+    chosen = method or flag
+    scaled = parse_number(scale)
+    if chosen is None and (scaled != 1 or weights):
+        raise click.UsageError("--lambda and --weight are for a merge method: --ties, for instance")
+    request = MergeRequest(
+        branches,
+        chosen,
+        _Options(**options).read(chosen),
+        scaled,
+        {name: parse_number(value) for name, value in map(_split, weights)},
+        favour,
+        fast_forward=not (no_ff or no_commit),
+    )
+    try:
+        _merge(session, repository, request, message, no_commit=no_commit, dry_run=dry_run)
+    except UpToDate as error:
+        session.say(f"{error.message}.")
+
+
+def _abort(session: Session, repository: Repository) -> None:
+    with repository.change(session.command_line, waiting=session.waiting) as change:
+        if change.before.merging is None:
+            raise StateError("there is no merge to abort")
+        change.move(Position(change.before.head, change.before.refs))
+    session.say("back to before the merge")
+
+
+def _merge(
+    session: Session,
+    repository: Repository,
+    request: MergeRequest,
+    message: str | None,
+    *,
+    no_commit: bool,
+    dry_run: bool,
+) -> None:
+    if dry_run:
+        with open_objects(repository.layout) as store:
+            prepared = prepare_merge(repository, repository.position(), request, store)
+            _say_prepared(session, prepared)
+            say_interference(
+                session,
+                Objects(store, prepared.state),
+                prepared.base.base,
+                prepared.differences(),
+            )
+        return
+    with repository.change(session.command_line, waiting=session.waiting) as change:
+        change.require_clean()
+        with open_objects(repository.layout) as store:
+            prepared = prepare_merge(repository, change.before, request, store)
+        text = message or _default_message(request)
+        if prepared.fast_forward:
+            change.advance(prepared.fast_forward)
+            session.say(f"fast-forward to {prepared.fast_forward[:10]}")
+            _say_prepared(session, prepared)
+            return
+        if not prepared.is_clear:
+            raise stop_for_conflicts(change, prepared, text)
+        if no_commit:
+            change.edit_documents(prepared.state.documents(), merging=merging_of(prepared, text))
+            _say_prepared(session, prepared)
+            session.say("(record it with: tvc commit)")
+            return
+        with progress_of(session, "merging") as on_plan:
+            made = commit_state(
+                change,
+                prepared.state,
+                text,
+                other_parents=[tip.commit for tip in prepared.theirs],
+                must_change_weights=True,
+                on_plan=on_plan,
+            )
+        _say_prepared(session, prepared)
+        say_made(session, change, made)
+
+
+def _default_message(request: MergeRequest) -> str:
+    names = ", ".join(map(printable, request.branches))
+    return f"Merge {names}" + (f" by {request.method}" if request.method else "")
+
+
+def _say_prepared(session: Session, prepared: Prepared) -> None:
+    for line in describe_changes(prepared.ours.state.recipe, prepared.state.recipe):
+        session.say(line)
+    for conflict in prepared.conflicts:
+        session.say(f"conflict: {conflict}")
+    session.say(f"recipe: {format_recipe(prepared.state.recipe)}")

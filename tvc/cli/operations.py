@@ -1,0 +1,67 @@
+"""tvc undo and tvc op: the operation log."""
+
+import time
+
+import click
+
+from tvc.cli.session import Session, pass_session
+from tvc.domain.errors import InputError
+from tvc.repository.operations import next_to_undo, operations
+from tvc.repository.repository import Change
+
+__all__ = ["op", "undo"]
+
+
+def _say_where(session: Session, change: Change) -> None:
+    now = change.before
+    subject = change.repository.git.text("log", "-1", "--format=%s", now.commit)
+    session.say(f"{now.branch or 'detached HEAD'} is at {now.commit[:10]} {subject}")
+    if now.overlay:
+        session.say(f"uncommitted again: {', '.join(now.overlay)}")
+
+
+@click.command(epilog="Example: tvc undo")
+@pass_session
+def undo(session: Session) -> None:
+    """Take back the last command that moved a branch or changed the recipe.
+
+    Undoing again goes further back; `tvc op restore N` goes forward again.
+    """
+    repository = session.repository()
+    with repository.change(session.command_line, waiting=session.waiting) as change:
+        operation = next_to_undo(repository.layout)
+        change.move(operation.before, undoes=operation.number)
+        session.say(f"undid {operation.number}: {operation.command}")
+        _say_where(session, change)
+
+
+@click.group()
+def op() -> None:
+    """List operations, or go back to one."""
+
+
+@op.command(epilog="Example: tvc op log")
+@click.option("-n", "count", type=click.IntRange(min=1), default=20, show_default=True)
+@pass_session
+def log(session: Session, *, count: int) -> None:
+    """List the last operations, newest first."""
+    lines: list[str] = []
+    for operation in operations(session.repository().layout)[: -count - 1 : -1]:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(operation.time))
+        moved = operation.after.commit[:10]
+        lines.append(f"{operation.number:5}  {when}  {moved}  {operation.command}")
+    session.show("\n".join(lines) or "no operations yet")
+
+
+@op.command(epilog="Example: tvc op restore 7")
+@click.argument("number", type=click.IntRange(min=1))
+@pass_session
+def restore(session: Session, *, number: int) -> None:
+    """Bring the repository to where operation NUMBER left it."""
+    repository = session.repository()
+    with repository.change(session.command_line, waiting=session.waiting) as change:
+        found = [each for each in operations(repository.layout) if each.number == number]
+        if not found:
+            raise InputError(f"there is no operation {number}", hint="`tvc op log` lists them")
+        change.move(found[0].after)
+        _say_where(session, change)
