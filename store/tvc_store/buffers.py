@@ -1,44 +1,36 @@
-"""Bytes in memory, whoever holds them, seen as one flat array of uint8 without a copy.
+"""Bytes in memory, whoever holds them, seen as one flat view without a copy.
 
-Absent on purpose: element types. What the bytes mean is said by a `TensorSpec`, not by the buffer.
+NumPy is deliberately not imported: ids and durable writes serve commands that load no weights.
+`tvc_store.arrays` gives the same bytes as an array. Element types are absent too: what the bytes
+mean is said by a `TensorSpec`, not by the buffer.
 """
 
 import mmap
-from typing import Any, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tvc_store.errors import StoreError
 
-__all__ = ["Buffer", "ByteArray", "byte_view"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
-ByteArray: TypeAlias = npt.NDArray[np.uint8]
-"""A flat, contiguous array of uint8."""
+__all__ = ["Buffer", "flat_view"]
 
-Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | npt.NDArray[Any]
+Buffer: TypeAlias = "bytes | bytearray | memoryview | mmap.mmap | npt.NDArray[Any]"
 """Anything contiguous that holds bytes."""
 
 
-def byte_view(data: Buffer) -> ByteArray:
-    """Return the bytes of a buffer as a flat uint8 array that shares its memory.
+def flat_view(data: Buffer) -> memoryview:
+    """Return the bytes of a buffer as a flat view of unsigned bytes that shares its memory.
 
     Args:
         data: A C-contiguous buffer of any element type and shape.
 
-    Returns:
-        uint8 of shape (nbytes,); read-only where the buffer is.
-
     Raises:
         StoreError: The buffer is not contiguous.
     """
-    if isinstance(data, np.ndarray):
-        if not data.flags.c_contiguous:
-            raise StoreError(f"array of shape {list(data.shape)} is not contiguous")
-        return data.reshape(-1).view(np.uint8)
-    view = memoryview(data)
+    # An array has the buffer protocol; its stub says so from Python 3.12 on.
+    view = memoryview(data)  # pyright: ignore[reportArgumentType]  # NumPy's stub
     if not view.c_contiguous:
         raise StoreError(f"buffer of {view.nbytes} bytes is not contiguous")
-    if not view.nbytes:
-        return np.empty(0, np.uint8)
-    return np.frombuffer(view, np.uint8)
+    # A view with a zero extent cannot be cast.
+    return view.cast("B") if view.nbytes else memoryview(b"")

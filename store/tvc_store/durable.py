@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Final
 
-from tvc_store.buffers import Buffer, byte_view
+from tvc_store.buffers import Buffer, flat_view
 from tvc_store.errors import StoreError
 
 __all__ = [
@@ -154,7 +154,7 @@ def _write_all(fd: int, chunks: Iterable[Buffer]) -> int:
     written = 0
     try:
         for chunk in chunks:
-            view = byte_view(chunk).data
+            view = flat_view(chunk)
             while view:
                 count = os.write(fd, view)
                 view = view[count:]

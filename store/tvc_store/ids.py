@@ -9,7 +9,7 @@ from typing import Final, NewType
 
 from blake3 import blake3
 
-from tvc_store.buffers import Buffer, byte_view
+from tvc_store.buffers import Buffer, flat_view
 from tvc_store.dtypes import TensorSpec
 from tvc_store.errors import StoreError
 
@@ -79,9 +79,9 @@ class TensorHasher:
 
     def update(self, chunk: Buffer) -> None:
         """Feed the next bytes; chunks may end anywhere."""
-        view = byte_view(chunk)
-        self._fed += view.size
-        self._hash.update(view.data)
+        view = flat_view(chunk)
+        self._fed += view.nbytes
+        self._hash.update(view)
 
     def finish(self) -> ObjectId:
         """Return the id of what was fed.
@@ -100,7 +100,7 @@ class TensorHasher:
 def _started(tag: str, *fields: Buffer) -> blake3:
     hasher = blake3()
     for field in (tag.encode(), *fields):
-        view = byte_view(field)
-        hasher.update(_LENGTH.pack(view.size))
-        hasher.update(view.data)
+        view = flat_view(field)
+        hasher.update(_LENGTH.pack(view.nbytes))
+        hasher.update(view)
     return hasher

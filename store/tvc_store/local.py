@@ -11,8 +11,9 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Final, Self
 
+from tvc_store.arrays import ByteArray, byte_view
 from tvc_store.borrowed import Source, SourceBook
-from tvc_store.buffers import Buffer, ByteArray, byte_view
+from tvc_store.buffers import Buffer
 from tvc_store.dtypes import TensorSpec
 from tvc_store.durable import make_folder, write_durably
 from tvc_store.errors import StoreError

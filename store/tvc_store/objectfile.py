@@ -17,7 +17,8 @@ from typing import BinaryIO, Final, Self
 import numpy as np
 from blake3 import blake3
 
-from tvc_store.buffers import Buffer, ByteArray, byte_view
+from tvc_store.arrays import ByteArray, byte_view
+from tvc_store.buffers import Buffer
 from tvc_store.codecs import BUILT_IN, Codec, MalformedFrame, find_codec
 from tvc_store.errors import StoreError
 from tvc_store.header import FRAME_BYTES, MAX_HEADER, Header, MalformedObject

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from stat import S_ISDIR
 
+from tvc_store.arrays import ByteArray
 from tvc_store.borrowed import (
     BorrowedTensor,
     Source,
@@ -16,7 +17,6 @@ from tvc_store.borrowed import (
     borrowed_frames,
     check_file,
 )
-from tvc_store.buffers import ByteArray
 from tvc_store.codecs import MalformedFrame
 from tvc_store.dtypes import TensorSpec
 from tvc_store.errors import IntegrityError, StoreError

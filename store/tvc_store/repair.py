@@ -4,7 +4,8 @@ For damaged or missing objects, and to copy borrowed tensors into the store. Abs
 where good bytes come from, which the callers know.
 """
 
-from tvc_store.buffers import Buffer, byte_view
+from tvc_store.arrays import byte_view
+from tvc_store.buffers import Buffer
 from tvc_store.dtypes import TensorSpec
 from tvc_store.ids import ObjectId, blob_id, tensor_id
 from tvc_store.local import Store

@@ -9,7 +9,8 @@ from pathlib import Path
 from stat import S_ISDIR
 from typing import Final
 
-from tvc_store.buffers import Buffer, ByteArray, byte_view
+from tvc_store.arrays import ByteArray, byte_view
+from tvc_store.buffers import Buffer
 from tvc_store.codecs import BUILT_IN, find_codec
 from tvc_store.dtypes import TensorSpec
 from tvc_store.durable import make_folder, write_durably

@@ -24,7 +24,7 @@ from tvc.evaluation.numbers import from_stored, to_stored, wide_dtype
 from tvc.models.directory import ModelDirectory
 from tvc.models.writer import ModelWriter, plan_shards
 from tvc.repository.objects import Objects
-from tvc_store.buffers import ByteArray
+from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
 from tvc_store.durable import make_folder, write_durably
 from tvc_store.ids import ObjectId, tensor_id

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tvc_store.buffers import ByteArray
+from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
 
 __all__ = ["changed_elements"]

@@ -32,7 +32,7 @@ from tvc.evaluation.numbers import compute_dtype, from_stored, grow, to_stored
 from tvc.merging.method import Method, Pass, Statistics
 from tvc.merging.options import OptionValue
 from tvc.merging.registry import find_method
-from tvc_store.buffers import ByteArray
+from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
 from tvc_store.ids import ObjectId
 

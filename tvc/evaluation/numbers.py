@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tvc_store.buffers import ByteArray
+from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
 
 __all__ = ["compute_dtype", "from_stored", "grow", "to_stored", "wide_dtype"]

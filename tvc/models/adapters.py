@@ -27,7 +27,8 @@ from tvc.models.folder import (
 )
 from tvc.models.header import Header, TensorEntry, check_tensor_name, parse_header, read_header
 from tvc.models.strict_json import parse_object
-from tvc_store.buffers import Buffer, ByteArray, byte_view
+from tvc_store.arrays import ByteArray, byte_view
+from tvc_store.buffers import Buffer
 from tvc_store.durable import write_durably
 
 __all__ = ["AdapterDirectory", "LoraFactors", "MisfitAdapter", "write_adapter"]

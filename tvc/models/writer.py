@@ -19,7 +19,7 @@ from typing import Final
 from tvc.domain.errors import InputError
 from tvc.models.header import MAX_TENSORS, Header, TensorEntry, make_header
 from tvc.models.weights import INDEX, SINGLE
-from tvc_store.buffers import Buffer, byte_view
+from tvc_store.buffers import Buffer, flat_view
 from tvc_store.dtypes import TensorSpec
 from tvc_store.durable import sync_folder, write_durably, write_errors
 
@@ -151,7 +151,7 @@ class ModelWriter:
             WriteFailed: The system refused.
         """
         entry = self._entries[name]
-        view = byte_view(data).data
+        view = flat_view(data)
         if len(view) != entry.spec.nbytes:
             raise ValueError(f"{name} has {entry.spec.nbytes} bytes, {len(view)} were given")
         with self._lock:

@@ -12,7 +12,7 @@ from tvc.domain.library import Library
 from tvc.domain.names import printable
 from tvc.repository.layout import Layout
 from tvc.repository.state import State
-from tvc_store.buffers import ByteArray
+from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
 from tvc_store.durable import make_folder
 from tvc_store.errors import IntegrityError

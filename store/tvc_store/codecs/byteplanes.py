@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from tvc_store.buffers import ByteArray
+from tvc_store.arrays import ByteArray
 from tvc_store.codecs.interface import MalformedFrame
 
 __all__ = ["BLOCK", "Words", "blocks", "join", "pack", "split", "unpack", "word_type"]

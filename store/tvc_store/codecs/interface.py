@@ -6,7 +6,8 @@ no codec can get them wrong: whatever a codec returns is checked against the obj
 
 from typing import ClassVar, Protocol
 
-from tvc_store.buffers import Buffer, ByteArray
+from tvc_store.arrays import ByteArray
+from tvc_store.buffers import Buffer
 from tvc_store.errors import IntegrityError
 
 __all__ = ["Codec", "MalformedFrame"]

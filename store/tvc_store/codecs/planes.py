@@ -4,7 +4,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from tvc_store.buffers import Buffer, ByteArray
+from tvc_store.arrays import ByteArray
+from tvc_store.buffers import Buffer
 from tvc_store.codecs.byteplanes import blocks, join, pack, split, unpack, word_type
 from tvc_store.dtypes import ITEMSIZE
 

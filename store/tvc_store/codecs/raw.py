@@ -2,7 +2,8 @@
 
 from typing import ClassVar
 
-from tvc_store.buffers import Buffer, ByteArray
+from tvc_store.arrays import ByteArray
+from tvc_store.buffers import Buffer
 from tvc_store.codecs.interface import MalformedFrame
 
 __all__ = ["Raw"]
