@@ -9,7 +9,7 @@ from tvc.domain.library import Library
 from tvc.domain.recipe import Recipe, format_number, format_recipe, format_term, vector_names
 from tvc.domain.vector import BaseRecord, VectorRecord
 
-__all__ = ["model_card"]
+__all__ = ["model_card", "public_source"]
 
 
 def model_card(
@@ -25,7 +25,7 @@ def model_card(
         library: What the names stand for.
     """
     names = list(dict.fromkeys(vector_names(recipe.terms)))
-    front = ["---", f"base_model: {json.dumps(base.source)}"]
+    front = ["---", f"base_model: {json.dumps(public_source(base))}"]
     if base.revision:
         front.append(f"base_model_revision: {json.dumps(base.revision)}")
     front += ["tags:", "- tvc", *(["- merge"] if len(names) > 1 else []), "---"]
@@ -38,12 +38,17 @@ def model_card(
         "",
         f"- recipe: `{format_recipe(recipe)}`",
         f"- commit: `{commit}`",
-        f"- base: `{_plain(str(base.source))}`",
+        f"- base: `{_plain(public_source(base))}`",
         "",
         *(["## Terms", "", *(f"- `{format_term(term)}`" for term in recipe.terms), ""]),
         *(["## Vectors", "", *table, ""] if rows else []),
     ]
     return "\n".join([*front, "", *body])
+
+
+def public_source(base: BaseRecord) -> str:
+    """Return where a base is had from, as it may be published: of a local folder only its name."""
+    return base.source if base.revision else base.source.rstrip("/").rpartition("/")[2]
 
 
 def _row(name: str, record: VectorRecord) -> str:

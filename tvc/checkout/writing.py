@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tvc import __version__
-from tvc.checkout.card import model_card
+from tvc.checkout.card import model_card, public_source
 from tvc.checkout.folder import replaced_folder
 from tvc.domain.errors import IntegrityError
 from tvc.domain.files import FileVersion, plan_files
@@ -22,6 +22,7 @@ from tvc.domain.vector import BaseRecord
 from tvc.evaluation.engine import Evaluator
 from tvc.evaluation.numbers import from_stored, to_stored, wide_dtype
 from tvc.models.directory import ModelDirectory
+from tvc.models.ties import tied_names
 from tvc.models.writer import ModelWriter, plan_shards
 from tvc.repository.objects import Objects
 from tvc_store.arrays import ByteArray
@@ -185,7 +186,21 @@ class Checkout:
         self.evaluator.prepare(on_tensor=on_bytes)
         self.evaluator.run(consume)
         writer.finish()
+        self._check_ties(ids)
         return ids
+
+    def _check_ties(self, ids: Mapping[str, ObjectId]) -> None:
+        """Refuse two tensors that config.json ties but the recipe made different."""
+        for name, source in tied_names(self._source_config(), ids).items():
+            if ids[name] != ids[source]:
+                raise CannotCombine(
+                    f"config.json ties {name} to {source}, but the recipe makes them different",
+                    hint="take out the vector that changes only one of them",
+                )
+
+    def _source_config(self) -> dict[str, Any]:
+        config = self.files.get("config.json")
+        return json.loads(config.read(self._read_blob)) if config else {}
 
     def _write_files(self, folder: Path, *, allow_code: bool) -> tuple[str, ...]:
         left: list[str] = []
@@ -228,7 +243,7 @@ class Checkout:
             "recipe": format_recipe(self._recipe),
             "recipe_id": recipe_id(self.normal),
             "base": {
-                "source": self.base.source,
+                "source": public_source(self.base),
                 "revision": self.base.revision,
                 "snapshot": self.base.snapshot,
             },
@@ -247,9 +262,7 @@ class Checkout:
         combined = [name for name, a in self.plan.actions.items() if isinstance(a, Combine)]
         if not combined and self._dtype is None:
             return
-        config = self.files.get("config.json")
-        body: Any = json.loads(config.read(self._read_blob)) if config else {}
-        if isinstance(body, dict) and body.get("quantization_config"):
+        if self._source_config().get("quantization_config"):
             raise CannotCombine(
                 "the model is quantized: its weights can be copied and restored, not added up",
                 hint="use the unquantized model as base, and quantize the checkout",

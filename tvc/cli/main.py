@@ -22,6 +22,21 @@ from tvc_store.errors import TvcError
 __all__ = ["Lazy", "LazyGroup", "main", "tvc"]
 
 _BUG: Final = 70
+# Set by git for its hooks and aliases: they would point our own calls at another repository.
+_GIT_LOCAL: Final = (
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_CONFIG",
+    "GIT_CONFIG_COUNT",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_DIR",
+    "GIT_GRAFT_FILE",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_SHALLOW_FILE",
+    "GIT_WORK_TREE",
+)
 
 
 class Lazy(NamedTuple):
@@ -174,6 +189,8 @@ def tvc(
 
 def main() -> None:
     """Run tvc and exit."""
+    for name in _GIT_LOCAL:
+        os.environ.pop(name, None)
     sys.exit(_run(sys.argv[1:]))
 
 

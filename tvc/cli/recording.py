@@ -110,7 +110,6 @@ def _commit_folder(
             model,
             name=check_name(name or re.sub(r"[^A-Za-z0-9_.-]+", "_", model.root.name)),
             message=message,
-            source=str(folder),
             allowed=allowed,
             on_bytes=on_bytes,
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tvc.domain.snapshot import Snapshot, TensorRef
 from tvc.evaluation.engine import run_each
 from tvc.models.directory import ModelDirectory
+from tvc.models.ties import tied_names
 from tvc_store.borrowed import BorrowedTensor, Source
 from tvc_store.ids import ObjectId, tensor_id
 from tvc_store.local import Store
@@ -45,7 +46,9 @@ def snapshot_model(
         refs[name] = TensorRef(identity, spec)
         on_bytes(spec.nbytes)
 
-    run_each(work, model.entries, workers=workers)
+    # A tied tensor that the folder stores twice is one tensor: opening the folder compared them.
+    tied = tied_names(model.config, model.entries)
+    run_each(work, [name for name in model.entries if name not in tied], workers=workers)
     files = {path: store.put_blob(model.read_file(path)) for path in model.files}
     snapshot = Snapshot(dict(sorted(refs.items())), dict(sorted(files.items())))
     store.put_blob(snapshot.to_bytes())
@@ -62,8 +65,8 @@ def borrow_model(store: Store, model: ModelDirectory, snapshot: Snapshot, *, nam
         name: What the source is called; an earlier one of that name is replaced.
     """
     tensors: dict[ObjectId, BorrowedTensor] = {}
-    for tensor, entry in model.entries.items():
-        ref = snapshot.tensors[tensor]
+    for tensor, ref in snapshot.tensors.items():
+        entry = model.entries[tensor]
         tensors[ref.id] = BorrowedTensor(entry.file, entry.offset, entry.spec)
     files = {shard: (file.size, file.mtime_ns) for shard, file in model.shards.items()}
     store.borrow(Source(name, model.root, files, tensors))

@@ -1,5 +1,6 @@
 """`tvc commit DIR`: a fine-tune becomes a vector, and HEAD's recipe gains it."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -44,7 +45,6 @@ def commit_finetune(
     *,
     name: str,
     message: str,
-    source: str,
     allowed: Allowances,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Committed:
@@ -55,7 +55,6 @@ def commit_finetune(
         model: The fine-tune's folder.
         name: What the vector will be called.
         message: The commit's message.
-        source: The folder as it was named.
         allowed: Mismatches that are no errors.
         on_bytes: Called with the size of every tensor done.
 
@@ -70,7 +69,7 @@ def commit_finetune(
     state = repository.state_at(change.before.commit)
     free_name(state, name)
     provenance: dict[str, Scalar] = {
-        "source": source,
+        "source": os.path.relpath(model.root, repository.layout.root),
         "trained_from": format_recipe(state.recipe),
         "recorded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -10,6 +10,7 @@ from tvc.domain.recipe import Recipe
 from tvc.domain.vector import BaseRecord
 from tvc.models.directory import ModelDirectory
 from tvc.recording.base import borrow_model, snapshot_model
+from tvc.repository.gateway import GitGateway
 from tvc.repository.layout import Layout
 from tvc.repository.objects import open_objects
 from tvc.repository.repository import Repository
@@ -56,6 +57,8 @@ def start_repository(
         raise StateError(f"{root} is not empty", hint="name a new folder")
     if not root.parent.is_dir():
         raise InputError(f"there is no folder {root.parent}", hint="make it with mkdir -p")
+    # Asked before the work, not after: without a name there is nobody to commit.
+    GitGateway(root.parent).run("var", "GIT_COMMITTER_IDENT")
     with write_errors(root):
         root.mkdir(exist_ok=True)
     layout = Layout(root)

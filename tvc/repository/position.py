@@ -7,21 +7,37 @@ when.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final
 
 from tvc.domain.errors import StateError
+from tvc.domain.names import BadName, check_file_name, printable
 from tvc.repository.gateway import GitGateway
 from tvc.repository.layout import Layout, is_owned
 from tvc.repository.othertrees import move_other_files
 from tvc.repository.state import documents_at, documents_on_disk, read_plain_file
 from tvc_store.durable import make_folder, write_durably
 
-__all__ = ["Journal", "Position", "complete", "read_journal", "read_position", "write_journal"]
+__all__ = [
+    "BadPosition",
+    "Journal",
+    "Position",
+    "complete",
+    "read_journal",
+    "read_position",
+    "write_journal",
+]
 
-_MAX_JOURNAL = 256 << 20
+_MAX_JOURNAL: Final = 256 << 20
+_HASH: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_REF: Final = re.compile(r"refs/(?:heads|tags)/[^\x00-\x20\x7f~^:?*\[\\]+")
+
+
+class BadPosition(StateError):
+    """A record of a position is malformed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +77,32 @@ class Position:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> "Position":
-        """Read what `to_json` wrote."""
-        return cls(body["head"], body["refs"], body["overlay"], body["merging"])
+        """Read what `to_json` wrote; strictly, since a repository may come from somebody else.
+
+        Raises:
+            BadPosition: It names a ref or a file that tvc does not move.
+        """
+        try:
+            found = cls(body["head"], body["refs"], body["overlay"], body["merging"])
+            if found._is_plausible():
+                return found
+        except (KeyError, TypeError, AttributeError, BadName):
+            pass
+        raise BadPosition(
+            "a record in .tvc is not one that tvc wrote",
+            hint="remove .tvc/journal.json and .tvc/operations: only undo needs them",
+        )
+
+    def _is_plausible(self) -> bool:
+        refs = all(_REF.fullmatch(ref) and _HASH.fullmatch(sha) for ref, sha in self.refs.items())
+        head = _REF.fullmatch(self.head) or _HASH.fullmatch(self.head)
+        files = all(is_owned(check_file_name(path)) for path in self.overlay)
+        texts = [*self.overlay.values(), self.merging]
+        return refs and head is not None and files and all(_is_text(text) for text in texts)
+
+
+def _is_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +163,14 @@ def read_journal(layout: Layout) -> Journal | None:
     """Return the move that a killed command left, if any."""
     if not layout.journal.exists():
         return None
-    body = cast("dict[str, Any]", json.loads(read_plain_file(layout.journal, limit=_MAX_JOURNAL)))
-    before, after = Position.from_json(body["before"]), Position.from_json(body["after"])
-    return Journal(body["command"], before, after)
+    try:
+        body: Any = json.loads(read_plain_file(layout.journal, limit=_MAX_JOURNAL))
+        before, after = Position.from_json(body["before"]), Position.from_json(body["after"])
+        return Journal(printable(str(body["command"]), limit=500), before, after)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise BadPosition(
+            f"{layout.journal} is damaged", hint="remove it; `tvc status` shows what is there"
+        ) from None
 
 
 def complete(git: GitGateway, layout: Layout, journal: Journal) -> None:

@@ -37,7 +37,7 @@ from tvc_store.lock import Holder, Lock, Locked
 
 __all__ = ["Change", "Repository", "Waiting"]
 
-_IGNORED: Final = "/.tvc/\n"
+_IGNORED: Final = "/.tvc/\n/checkouts/\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +212,17 @@ class Repository:
         journal = read_journal(self.layout)
         if journal is None:
             return
-        for name in ("index.lock", "HEAD.lock", "packed-refs.lock"):
-            (self.layout.root / ".git" / name).unlink(missing_ok=True)
-        for lock in (self.layout.root / ".git" / "refs").rglob("*.lock"):
-            lock.unlink(missing_ok=True)
+        self._remove_git_locks()
         self.finish(journal, undoes=None)
+
+    def _remove_git_locks(self) -> None:
+        """Remove the locks that git left when it was killed; ours, as the journal was ours."""
+        for word in ("--absolute-git-dir", "--git-common-dir"):
+            folder = self.layout.root / self.git.text("rev-parse", word)
+            for name in ("index.lock", "HEAD.lock", "packed-refs.lock"):
+                (folder / name).unlink(missing_ok=True)
+            for lock in (folder / "refs").rglob("*.lock"):
+                lock.unlink(missing_ok=True)
 
     def finish(self, journal: Journal, *, undoes: int | None) -> None:
         """Make the move that the journal says, log it, and remove the journal."""
