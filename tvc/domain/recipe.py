@@ -235,13 +235,28 @@ def vector_names(terms: Sum) -> Iterator[str]:
 
 
 def _average(group: Group) -> Sum:
-    """Expand `linear(…)`, the weighted average of models, into the sum that it is."""
-    options = dict(group.options)
-    total = sum((member.weight for member in group.members), Fraction(0))
-    if options.get("normalize", True) is False:
-        total = Fraction(1)
+    """Expand `linear(…)`, the weighted average of models, into the sum that it is.
+
+    The base cancels where the weights, its own included, are made to sum to 1, or do. An average in
+    which it does not would scale weights that no vector changes, and is no sum of vectors.
+    """
+    options = {"normalize": True, "base_weight": Fraction(0)} | dict(group.options)
+    own, normalized = options["base_weight"], options["normalize"]
+    # No method runs that would check them.
+    if len(options) > 2 or not isinstance(own, Fraction) or not isinstance(normalized, bool):
+        raise InputError(
+            "linear(…) has an option that it cannot have",
+            hint="its options: normalize=true or false, base_weight=NUMBER",
+        )
+    total = own + sum((member.weight for member in group.members), Fraction(0))
     if total == 0:
-        raise InputError("the weights of linear(…) add up to zero", hint="set normalize=false")
+        raise InputError("the weights of linear(…) add up to zero")
+    if not normalized and total != 1:
+        raise InputError(
+            f"the weights of linear(…) add up to {format_number(total)}, which would scale the "
+            "base model too",
+            hint="make them add up to 1, or leave normalize=false out",
+        )
     return tuple(
         Term(term.coefficient * member.weight / total, term.atom)
         for member in group.members
@@ -282,7 +297,7 @@ def normalize(recipe: Recipe, *, base: str, vectors: Mapping[str, str]) -> Recip
         vectors: Vector name → what stands for it in the result, its id.
 
     Raises:
-        InputError: Weights of a `linear` add up to zero.
+        InputError: Weights of a `linear` add up to zero, or would scale the base.
         KeyError: A vector is not in `vectors`; callers check names first, where they know the file.
     """
     terms = _normalize_sum(recipe.terms, vectors.__getitem__)
