@@ -23,6 +23,7 @@ __all__ = [
     "WriteFailed",
     "is_temporary",
     "make_folder",
+    "require_space",
     "sync_folder",
     "write_durably",
     "write_errors",
@@ -91,6 +92,26 @@ def make_folder(path: Path) -> None:
         except FileExistsError:
             return
         sync_folder(path.parent)
+
+
+def require_space(folder: Path, nbytes: int) -> None:
+    """Check that the disk of a folder has room, by taking it for a moment.
+
+    Raises:
+        NoSpace: It has not.
+    """
+    path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+    with write_errors(path):
+        fd = _create(path, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, nbytes)
+        except OSError as error:
+            # A limit on single files, or a file system that cannot tell, says nothing about room.
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        finally:
+            os.close(fd)
+            path.unlink()
 
 
 def sync_folder(path: Path) -> None:

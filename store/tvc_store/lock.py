@@ -101,6 +101,11 @@ class Lock:
         """
         return cls(path, command=command, timeout=timeout, on_wait=on_wait)
 
+    @property
+    def fd(self) -> int | None:
+        """The open lock file while the lock is held; a child that inherits it holds it too."""
+        return self._fd
+
     @classmethod
     def shared(
         cls,

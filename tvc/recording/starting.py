@@ -51,10 +51,7 @@ def start_repository(
     check_name(name, what="base")
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is not a folder")
-    if (root / "recipe.toml").exists():
-        raise StateError(f"{root} is a tvc repository already", hint="`tvc -C` works in it")
-    if root.is_dir() and any(root.iterdir()) and not (root / ".git").exists():
-        raise StateError(f"{root} is not empty", hint="name a new folder")
+    _refuse_used(root)
     if not root.parent.is_dir():
         raise InputError(f"there is no folder {root.parent}", hint="make it with mkdir -p")
     # Asked before the work, not after: without a name there is nobody to commit.
@@ -76,6 +73,17 @@ def start_repository(
         )
     message = f"Start on {source}" + (f" at {revision}" if revision else "")
     return Repository.create(root, state, message=message, command=command)
+
+
+def _refuse_used(root: Path) -> None:
+    """Refuse a folder that is in use; what a killed `tvc init` left is none."""
+    present = {path.name for path in root.iterdir()} if root.is_dir() else set[str]()
+    if not present or present == {".tvc"}:
+        return
+    if Repository.is_started(root) or ("recipe.toml" in present and ".tvc" not in present):
+        raise StateError(f"{root} is a tvc repository already", hint="`tvc -C` works in it")
+    if ".git" not in present:
+        raise StateError(f"{root} is not empty", hint="name a new folder")
 
 
 def register_base(

@@ -6,18 +6,22 @@ switched off for our calls: a repository may have come from somebody else. Only 
 that git's own locks are held for moments, and a killed tvc leaves at most one of them behind.
 """
 
+import os
+import signal
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import BinaryIO, Final, NamedTuple, cast
 
 from git.cmd import Git
 from git.exc import GitCommandNotFound
 
 from tvc.domain.errors import InputError, StateError
 from tvc.domain.names import printable
+from tvc_store.durable import write_errors
 
-__all__ = ["EMPTY_TREE", "GitFailed", "GitGateway", "TreeEntry", "init_repository"]
+__all__ = ["EMPTY_TREE", "GitFailed", "GitGateway", "TreeEntry"]
 
 EMPTY_TREE: Final = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
@@ -74,11 +78,6 @@ class TreeEntry(NamedTuple):
     path: str
 
 
-def init_repository(folder: Path) -> None:
-    """Make `folder` a git repository whose first branch is `main`; an existing one stays."""
-    GitGateway(folder).run("init", "--quiet", "--initial-branch=main", "--template=", "--", ".")
-
-
 class GitGateway:
     """Runs git in one working tree.
 
@@ -90,6 +89,21 @@ class GitGateway:
         self.root = root
         self._git = Git(root)
         self._options = [part for setting in _SETTINGS for part in ("-c", setting)]
+        self._kept: tuple[int, ...] = ()
+
+    @contextmanager
+    def keeping(self, fd: int | None) -> Generator[None]:
+        """Let every git of this context inherit a lock file.
+
+        Where tvc is killed, a git that it had started goes on for a moment; with the file open it
+        keeps the lock for that moment, so that no other tvc works beside it.
+        """
+        before = self._kept
+        self._kept = before if fd is None else (*before, fd)
+        try:
+            yield
+        finally:
+            self._kept = before
 
     def run(
         self, *arguments: str, stdin: bytes | None = None, environment: dict[str, str] | None = None
@@ -106,7 +120,7 @@ class GitGateway:
         """
         status, output, errors = self.attempt(*arguments, stdin=stdin, environment=environment)
         if status:
-            raise _failure(arguments[0], errors)
+            raise _failure(arguments[0], status, errors)
         return output
 
     def text(self, *arguments: str) -> str:
@@ -121,9 +135,7 @@ class GitGateway:
         self, *arguments: str, stdin: bytes | None = None, environment: dict[str, str] | None = None
     ) -> tuple[int, bytes, str]:
         """Run git and return its exit status, standard output and standard error."""
-        with tempfile.TemporaryFile() as source:
-            source.write(stdin or b"")
-            source.seek(0)
+        with _readable(stdin or b"") as source:
             try:
                 result = self._git.execute(
                     ["git", *self._options, *arguments],
@@ -133,6 +145,7 @@ class GitGateway:
                     stdout_as_string=False,
                     strip_newline_in_stdout=False,
                     env=_ENVIRONMENT | (environment or {}),
+                    pass_fds=self._kept,
                 )
             except GitCommandNotFound:
                 raise InputError(
@@ -192,6 +205,21 @@ class GitGateway:
         return output.decode().strip()
 
 
+@contextmanager
+def _readable(data: bytes) -> Generator[BinaryIO]:
+    """Yield a file to read data from; in memory where the system can, since disks get full."""
+    with write_errors(Path(tempfile.gettempdir())):
+        if hasattr(os, "memfd_create"):
+            file = cast("BinaryIO", os.fdopen(os.memfd_create("tvc"), "w+b"))
+        else:
+            file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 -- closed below
+    with file:
+        with write_errors(Path(tempfile.gettempdir())):
+            file.write(data)
+            file.seek(0)
+        yield file
+
+
 def _split_batch(output: bytes, count: int) -> list[bytes]:
     found: list[bytes] = []
     position = 0
@@ -203,7 +231,12 @@ def _split_batch(output: bytes, count: int) -> list[bytes]:
     return found
 
 
-def _failure(command: str, errors: str) -> GitFailed:
+def _failure(command: str, status: int, errors: str) -> GitFailed:
+    if status == -signal.SIGXFSZ:
+        return GitFailed(
+            f"git {command}: the file size limit was reached",
+            hint="raise the limit (ulimit -f) or use a file system that holds larger files",
+        )
     lines = [line for line in errors.strip().splitlines() if not line.startswith("hint:")]
     said = next((line for line in lines if line.startswith(("fatal:", "error:"))), None)
     words = printable((said or (lines or ["no message"])[-1]).removeprefix("fatal: "), limit=300)

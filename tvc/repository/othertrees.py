@@ -12,7 +12,7 @@ from tvc.domain.errors import StateError
 from tvc.repository.gateway import GitGateway, TreeEntry
 from tvc.repository.layout import is_owned
 
-__all__ = ["move_other_files"]
+__all__ = ["move_other_files", "private_index"]
 
 
 def move_other_files(git: GitGateway, before: str, after: str, *, dry_run: bool = False) -> None:
@@ -33,7 +33,7 @@ def move_other_files(git: GitGateway, before: str, after: str, *, dry_run: bool 
     old, new = _others(git, before), _others(git, after)
     if old == new:
         return
-    with _private_index(git) as environment:
+    with private_index(git) as environment:
         trees = [_tree(git, entries, environment) for entries in (old, new)]
         git.run("read-tree", trees[0], environment=environment)
         git.attempt("update-index", "-q", "--refresh", environment=environment)
@@ -71,7 +71,11 @@ def _without_filters(git: GitGateway) -> list[str]:
 
 
 @contextmanager
-def _private_index(git: GitGateway) -> Generator[dict[str, str]]:
+def private_index(git: GitGateway) -> Generator[dict[str, str]]:
+    """Yield the environment in which git uses an index of its own, removed afterwards.
+
+    Its name is never used twice: what a killed command left is in nobody's way.
+    """
     path = git.root / ".tvc" / f"index-{secrets.token_hex(8)}"
     try:
         yield {"GIT_INDEX_FILE": str(path)}

@@ -28,6 +28,7 @@ __all__ = [
     "complete",
     "read_journal",
     "read_position",
+    "read_refs",
     "write_journal",
 ]
 
@@ -113,25 +114,37 @@ class Journal:
         command: The command line that moves, for the operation log and git's reflog.
         before: Where it starts.
         after: Where it ends.
+        undoes: Number of the operation that it takes back, if it is an undo.
     """
 
     command: str
     before: Position
     after: Position
+    undoes: int | None = None
+
+    @property
+    def backward(self) -> "Journal":
+        """The way back."""
+        return Journal(self.command, self.after, self.before)
+
+
+def read_refs(git: GitGateway) -> dict[str, str]:
+    """Return full name → hash, of branches and tags."""
+    lines = git.text(
+        "for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags"
+    ).splitlines()
+    return {name: sha for sha, _, name in (line.partition(" ") for line in lines)}
 
 
 def read_position(git: GitGateway, layout: Layout) -> Position:
     """Return where the repository stands now."""
     status, output, _ = git.attempt("symbolic-ref", "--quiet", "HEAD")
     head = output.decode().strip() if status == 0 else git.resolve("HEAD")
-    lines = git.text(
-        "for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags"
-    ).splitlines()
-    refs = {name: sha for sha, _, name in (line.partition(" ") for line in lines)}
+    refs = read_refs(git)
     if head.startswith("refs/") and head not in refs:
         raise StateError(
             f"branch {head.removeprefix('refs/heads/')!r} has no commit",
-            hint="`tvc switch` to a branch that has one",
+            hint="`tvc switch` to a branch that has one; if `tvc init` was stopped, run it again",
         )
     merging = (
         read_plain_file(layout.merging, limit=_MAX_JOURNAL).decode()
@@ -155,6 +168,7 @@ def write_journal(layout: Layout, journal: Journal) -> None:
         "command": journal.command,
         "before": journal.before.to_json(),
         "after": journal.after.to_json(),
+        "undoes": journal.undoes,
     }
     write_durably(layout.journal, [json.dumps(body).encode()])
 
@@ -166,7 +180,8 @@ def read_journal(layout: Layout) -> Journal | None:
     try:
         body: Any = json.loads(read_plain_file(layout.journal, limit=_MAX_JOURNAL))
         before, after = Position.from_json(body["before"]), Position.from_json(body["after"])
-        return Journal(printable(str(body["command"]), limit=500), before, after)
+        undoes = None if body["undoes"] is None else int(body["undoes"])
+        return Journal(printable(str(body["command"]), limit=500), before, after, undoes)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BadPosition(
             f"{layout.journal} is damaged", hint="remove it; `tvc status` shows what is there"

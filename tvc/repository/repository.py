@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Final
 
 from tvc.domain.errors import StateError
-from tvc.repository.gateway import GitGateway, init_repository
-from tvc.repository.layout import Layout
+from tvc.repository.gateway import GitGateway
+from tvc.repository.layout import BASES, RECIPE, VECTORS, Layout
 from tvc.repository.operations import (
     OUTSIDE,
     Operation,
     last_operation,
     record_operation,
 )
-from tvc.repository.othertrees import move_other_files
+from tvc.repository.othertrees import move_other_files, private_index
 from tvc.repository.position import (
     Journal,
     Position,
@@ -28,16 +28,27 @@ from tvc.repository.position import (
     overlay_of,
     read_journal,
     read_position,
+    read_refs,
     write_documents,
     write_journal,
 )
 from tvc.repository.state import State, documents_at, documents_on_disk
-from tvc_store.durable import WriteFailed, make_folder, write_durably
+from tvc_store.durable import (
+    WriteFailed,
+    is_temporary,
+    make_folder,
+    require_space,
+    sync_folder,
+    write_durably,
+)
+from tvc_store.errors import TvcError
 from tvc_store.lock import Holder, Lock, Locked
 
 __all__ = ["Change", "Repository", "Waiting"]
 
 _IGNORED: Final = "/.tvc/\n/checkouts/\n"
+_MOMENT: Final = 2.0  # seconds that a reader waits for a move under way
+_ROOM: Final = 1 << 18  # bytes that a move may need: refs, logs, git's index, small documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,44 +88,73 @@ class Repository:
         if found.layout.journal.exists():
             # A live writer holds the lock and completes its move itself; a reader on a read-only
             # disk can only show what is there.
-            with (
-                suppress(Locked, WriteFailed),
-                Lock.exclusive(found.layout.lock, command="recover"),
-            ):
-                found.recover()
+            with suppress(Locked, WriteFailed), found.locked("recover", waiting=Waiting(_MOMENT)):
+                pass
         return found
+
+    @contextmanager
+    def locked(self, command: str, *, waiting: Waiting = Waiting()) -> Generator[None]:
+        """Hold the repository's lock, with what a killed command began completed.
+
+        Args:
+            command: The command line, named to those who wait.
+            waiting: How to wait for another process.
+
+        Raises:
+            Locked: Another process holds the lock.
+        """
+        lock = Lock.exclusive(
+            self.layout.lock, command=command, timeout=waiting.timeout, on_wait=waiting.on_wait
+        )
+        with lock, self.git.keeping(lock.fd):
+            self.recover()
+            yield
 
     @classmethod
     def create(cls, root: Path, state: State, *, message: str, command: str) -> "Repository":
-        """Make a repository in an empty or new folder, with one commit.
+        """Make a repository in a folder, or complete one whose making was killed.
 
         Args:
-            root: The folder; made where it is missing.
+            root: The folder: empty, or a git repository, whose history then goes on.
             state: What the first commit says.
             message: The commit's message.
             command: The command line, for the operation log.
         """
         layout = Layout(root)
-        if not (root / ".git").exists():
-            init_repository(root)
         make_folder(layout.private)
         made = cls(layout)
-        with Lock.exclusive(layout.lock, command=command):
-            ignore = root / ".gitignore"
-            if not ignore.exists():
-                write_durably(ignore, [_IGNORED.encode()])
-            made._first_commit(state, message)
-            made.git.attempt("update-index", "-q", "--refresh")
+        with Lock.exclusive(layout.lock, command=command) as lock, made.git.keeping(lock.fd):
+            if made.git.attempt("--git-dir=.git", "rev-parse", "--verify", "--quiet", "HEAD")[0]:
+                # Where a killed init stopped, another goes on, but for the locks that it left.
+                (root / ".git" / "config.lock").unlink(missing_ok=True)
+                made.git.run("init", "--quiet", "--initial-branch=main", "--template=", "--", ".")
+                made._remove_git_locks()
+                made._first_commit(state, message)
+                return made
+        # The user's own .gitignore stays as it is.
+        write_durably(layout.private / ".gitignore", [b"*\n"])
+        with made.change(command) as change:
+            change.commit(state, message)
         return made
 
     def _first_commit(self, state: State, message: str) -> None:
+        """Commit on a branch that has no commit yet; only the last step is seen from outside."""
         documents = state.documents()
-        write_documents(self.layout.root, documents)
         everything = documents | {".gitignore": _IGNORED}
         commit = self.commit_object(everything, parents=[], message=message)
+        write_durably(self.layout.root / ".gitignore", [_IGNORED.encode()])
+        write_documents(self.layout.root, documents)
+        self.git.run("read-tree", commit)
+        self.git.attempt("update-index", "-q", "--refresh")
         head = self.git.text("symbolic-ref", "HEAD")
         self.git.run("update-ref", "-m", "tvc: init", "--create-reflog", head, commit)
-        self.git.run("read-tree", commit)
+
+    @classmethod
+    def is_started(cls, root: Path) -> bool:
+        """Say whether a folder is a repository whose first commit was made."""
+        git = GitGateway(root)
+        status = git.attempt("--git-dir=.git", "cat-file", "-e", f"HEAD:{RECIPE}")[0]
+        return status == 0
 
     def position(self) -> Position:
         """Return where the repository stands."""
@@ -146,9 +186,7 @@ class Repository:
         Returns:
             Its hash; no branch moves.
         """
-        index = self.layout.private / "index-commit"
-        environment = {"GIT_INDEX_FILE": str(index)}
-        try:
+        with private_index(self.git) as environment:
             if parents:
                 self.git.run("read-tree", parents[0], environment=environment)
                 gone = set(documents_at(self.git, parents[0])) - set(documents)
@@ -167,9 +205,6 @@ class Repository:
                 environment=environment,
             )
             tree = self.git.run("write-tree", environment=environment).decode().strip()
-        finally:
-            index.unlink(missing_ok=True)
-            index.with_name("index-commit.lock").unlink(missing_ok=True)
         flags = [part for parent in parents for part in ("-p", parent)]
         stdin = f"{message.strip()}\n".encode()
         return self.git.run("commit-tree", tree, *flags, stdin=stdin).decode().strip()
@@ -191,11 +226,7 @@ class Repository:
         Raises:
             Locked: Another process holds the lock.
         """
-        lock = Lock.exclusive(
-            self.layout.lock, command=command, timeout=waiting.timeout, on_wait=waiting.on_wait
-        )
-        with lock:
-            self.recover()
+        with self.locked(command, waiting=waiting):
             yield Change(self, command, self._settled_position())
 
     def _settled_position(self) -> Position:
@@ -213,7 +244,39 @@ class Repository:
         if journal is None:
             return
         self._remove_git_locks()
-        self.finish(journal, undoes=None)
+        if self._is_under_way(journal):
+            self.finish(journal)
+        else:
+            self._forget_journal()
+        self.remove_unfinished_files()
+
+    def _is_under_way(self, journal: Journal) -> bool:
+        """Whether every branch is where the move began or ends: git may have been used since."""
+        now = read_refs(self.git)
+        before, after = journal.before.refs, journal.after.refs
+        return all(now.get(ref) in (before.get(ref), after.get(ref)) for ref in {*before, *after})
+
+    def _forget_journal(self) -> None:
+        # Synced, lest it come back after a power cut, when other moves have been made.
+        self.layout.journal.unlink(missing_ok=True)
+        sync_folder(self.layout.private)
+
+    def remove_unfinished_files(self) -> int:
+        """Remove the temporary files of killed commands, and return the bytes they had.
+
+        The caller holds the lock, so that nobody is writing one.
+        """
+        layout = self.layout
+        found = list(layout.private.glob("index-*"))
+        for folder in (layout.root, layout.private, layout.operations):
+            found += folder.glob(".tvc-*")
+        for folder in (layout.root / VECTORS, layout.root / BASES):
+            found += () if folder.is_symlink() else folder.rglob(".tvc-*")
+        stale = [path for path in found if _is_unfinished(path)]
+        size = sum(path.lstat().st_size for path in stale)
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return size
 
     def _remove_git_locks(self) -> None:
         """Remove the locks that git left when it was killed; ours, as the journal was ours."""
@@ -224,7 +287,7 @@ class Repository:
             for lock in (folder / "refs").rglob("*.lock"):
                 lock.unlink(missing_ok=True)
 
-    def finish(self, journal: Journal, *, undoes: int | None) -> None:
+    def finish(self, journal: Journal) -> None:
         """Make the move that the journal says, log it, and remove the journal."""
         complete(self.git, self.layout, journal)
         last = last_operation(self.layout)
@@ -233,10 +296,27 @@ class Repository:
             record_operation(
                 self.layout,
                 Operation(
-                    number, time.time(), journal.command, journal.before, journal.after, undoes
+                    number,
+                    time.time(),
+                    journal.command,
+                    journal.before,
+                    journal.after,
+                    journal.undoes,
                 ),
             )
-        self.layout.journal.unlink(missing_ok=True)
+        self._forget_journal()
+
+    def take_back(self, journal: Journal) -> bool:
+        """Undo what was made of a move that failed, and say whether that was possible.
+
+        Where it was not, the journal stays, and the next command completes the move.
+        """
+        with suppress(TvcError, OSError):
+            self._remove_git_locks()
+            complete(self.git, self.layout, journal.backward)
+            self._forget_journal()
+            return True
+        return False
 
 
 class Change:
@@ -315,12 +395,44 @@ class Change:
     def move(self, after: Position, *, undoes: int | None = None) -> None:
         """Move to a position; after a crash the next command completes it.
 
+        Args:
+            after: Where to.
+            undoes: Number of the operation that this takes back.
+
         Raises:
-            StateError: Uncommitted changes of files that are not tvc's are in the way.
+            StateError: Uncommitted changes of files that are not tvc's are in the way; git no
+                longer has a commit.
+            WriteFailed: The disk is full, or may not be written; nothing was changed.
         """
         repository = self.repository
+        _require_commits(repository.git, self.before, after)
         move_other_files(repository.git, self.before.commit, after.commit, dry_run=True)
-        journal = Journal(self._command, self.before, after)
+        journal = Journal(self._command, self.before, after, undoes)
+        require_space(repository.layout.private, _ROOM)
         write_journal(repository.layout, journal)
-        repository.finish(journal, undoes=undoes)
+        try:
+            repository.finish(journal)
+        except (TvcError, OSError) as error:
+            if repository.take_back(journal):
+                raise
+            raise StateError(
+                f"{error}; the next command of tvc completes what was begun",
+                hint="put right what is in its way: free some space, for instance",
+            ) from error
         self.before = after
+
+
+def _require_commits(git: GitGateway, before: Position, after: Position) -> None:
+    """Check that git has what refs are to name, since a journal must never be in vain."""
+    wanted = {sha for ref, sha in after.refs.items() if before.refs.get(ref) != sha}
+    request = "".join(f"{sha}\n" for sha in sorted({*wanted, after.commit})).encode()
+    lines = git.run("cat-file", "--batch-check", stdin=request).decode().splitlines()
+    gone = [line.split()[0] for line in lines if line.endswith("missing")]
+    if gone:
+        raise StateError(
+            f"git no longer has {gone[0][:10]}, which was not part of any branch for a long time"
+        )
+
+
+def _is_unfinished(path: Path) -> bool:
+    return is_temporary(path.name) or path.name.startswith("index-")
