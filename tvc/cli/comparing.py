@@ -27,8 +27,8 @@ def diff(session: Session, *, old: str | None, new: str | None, as_json: bool) -
     `tvc vectors compare`.
     """
     repository = session.repository()
-    before = repository.state_at(old or "HEAD")
-    after = repository.state_at(new) if new else repository.working_state()
+    before = repository.state_at("HEAD" if old is None else old)
+    after = repository.state_at(new) if new is not None else repository.working_state()
     everything = State(
         after.recipe, {**before.bases, **after.bases}, {**before.vectors, **after.vectors}
     )

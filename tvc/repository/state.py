@@ -117,14 +117,14 @@ def documents_at(git: GitGateway, commit: str) -> dict[str, str]:
         BadDocument: One is a symbolic link, not UTF-8, or there are too many.
         GitFailed: One is too large, or missing from git.
     """
-    entries = [
-        entry
-        for entry in git.tree(commit, [RECIPE, VECTORS.rstrip("/"), BASES.rstrip("/")])
-        if is_owned(entry.path)
-    ]
+    entries = git.tree(commit, [RECIPE, VECTORS.rstrip("/"), BASES.rstrip("/")])
     for entry in entries:
-        if entry.mode not in _PLAIN_MODES:
-            raise BadDocument(f"{printable(entry.path)} is not a plain file in {commit[:10]}")
+        # A symbolic link in one of these folders would lead what is written there elsewhere.
+        if entry.mode not in _PLAIN_MODES or not is_owned(entry.path):
+            raise BadDocument(
+                f"{printable(entry.path)} in {commit[:10]} is not a plain file of tvc's",
+                hint="vectors/ and bases/ hold .toml files only",
+            )
     if len(entries) > _MAX_FILES:
         raise BadDocument(f"{commit[:10]} has more than {_MAX_FILES} vectors")
     texts = git.blobs((entry.blob for entry in entries), limit=MAX_DOCUMENT)
