@@ -34,7 +34,10 @@ __all__ = [
 
 _MAX_JOURNAL: Final = 256 << 20
 _HASH: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_REF: Final = re.compile(r"refs/(?:heads|tags)/[^\x00-\x20\x7f~^:?*\[\\]+")
+# As `git check-ref-format` has it: no `..`, no empty part, none that begins or ends with a dot.
+_REF: Final = re.compile(
+    r"refs/(?:heads|tags)(?:/(?![./])(?:(?!\.\.|@\{|\.lock(?:/|$))[^\x00-\x20\x7f/~^:?*\[\\])+(?<!\.))+"
+)
 
 
 class BadPosition(StateError):
@@ -246,6 +249,8 @@ def _make_folders(root: Path, path: str) -> None:
     folder = root
     for segment in path.split("/")[:-1]:
         folder /= segment
+        if folder.is_symlink():
+            raise StateError(f"{folder} is a symbolic link, so nothing is written there")
         make_folder(folder)
 
 
