@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 
@@ -22,7 +23,11 @@ from tvc.merging.registry import find_method
 from tvc.repository.objects import Objects, open_objects
 from tvc.repository.position import Position
 from tvc.repository.repository import Repository
+from tvc.repository.state import read_plain_file
 from tvc.versioning.finishing import commit_state
+from tvc.versioning.mergekit import RANDOM
+from tvc.versioning.mergekit_file import parse_mergekit
+from tvc.versioning.mergekit_models import prepare_mergekit
 from tvc.versioning.merging import (
     MergeRequest,
     Prepared,
@@ -31,6 +36,8 @@ from tvc.versioning.merging import (
     prepare_merge,
     stop_for_conflicts,
 )
+from tvc.versioning.strict_yaml import MAX_YAML
+from tvc_store.local import Store
 
 __all__ = ["merge"]
 
@@ -47,6 +54,11 @@ class _Options:
     seed: int | None
     option: tuple[str, ...]
     like: str | None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether one of them was given that a file could say too, which the seed is not."""
+        return bool(self.option or any((self.density, self.scope, self.normalize, self.like)))
 
     def read(self, method: str | None) -> dict[str, OptionValue]:
         """Return the options of a method, those of the preset below those that were given."""
@@ -111,6 +123,13 @@ def _method_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of random methods.")
 @click.option("-O", "--option", multiple=True, metavar="NAME=VALUE", help="Any option of a method.")
 @click.option("--like", type=click.Choice(["mergekit", "peft", "paper"]), help="Do as these do.")
+@click.option(
+    "--from-mergekit",
+    "config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Merge what a mergekit YAML file says, where it can be said as a recipe.",
+)
 @click.option("-m", "--message", help="The commit's message.")
 @click.option("--no-commit", is_flag=True, help="Leave the result in the working tree.")
 @click.option("--no-ff", is_flag=True, help="Make a merge commit where moving would do.")
@@ -133,6 +152,7 @@ def merge(
     favour: Side | None,
     dry_run: bool,
     abort: bool,
+    config: Path | None,
     **options: Any,
 ) -> None:
     """Merge branches into the current one.
@@ -142,30 +162,74 @@ def merge(
     recipe holds the method and its options: ties(listen, brief; density=0.2).
     """
     repository = session.repository()
+    chosen = _Options(**options)
     if abort:
         _abort(session, repository)
         return
-    if not branches:
-        raise click.UsageError("name the branches to merge, or say --abort")
-    if method and flag and method != flag:
-        raise click.UsageError(f"--method {method} and --{flag} are two methods")
-    chosen = method or flag
-    scaled = parse_number(scale)
-    if chosen is None and (scaled != 1 or weights):
-        raise click.UsageError("--lambda and --weight are for a merge method: --ties, for instance")
-    request = MergeRequest(
-        branches,
-        chosen,
-        _Options(**options).read(chosen),
-        scaled,
-        {name: parse_number(value) for name, value in map(_split, weights)},
-        favour,
-        fast_forward=not (no_ff or no_commit),
-    )
+    if config is not None:
+        if branches or method or flag or scale != "1" or weights or no_ff or chosen.is_given:
+            raise click.UsageError("the file says what is merged, and how: leave the rest out")
+        work = _from_mergekit(session, repository, config, chosen.seed or 0, favour)
+    else:
+        if not branches:
+            raise click.UsageError("name the branches to merge, or say --abort")
+        if method and flag and method != flag:
+            raise click.UsageError(f"--method {method} and --{flag} are two methods")
+        scaled = parse_number(scale)
+        if not (method or flag) and (scaled != 1 or weights):
+            raise click.UsageError("--lambda and --weight are for a merge method, such as --ties")
+        request = MergeRequest(
+            branches,
+            method or flag,
+            chosen.read(method or flag),
+            scaled,
+            {name: parse_number(value) for name, value in map(_split, weights)},
+            favour,
+            fast_forward=not (no_ff or no_commit),
+        )
+        work = _of_branches(repository, request)
     try:
-        _merge(session, repository, request, message, no_commit=no_commit, dry_run=dry_run)
+        if dry_run:
+            _say_dry_run(session, repository, work)
+        else:
+            _merge(session, repository, work, message, no_commit=no_commit)
     except UpToDate as error:
         session.say(f"{error.message}.")
+
+
+class _Work(NamedTuple):
+    """A merge to be made: how to work it out, and what its commit says if the user says nothing."""
+
+    prepare: Callable[[Position, Store], Prepared]
+    message: str
+
+
+def _of_branches(repository: Repository, request: MergeRequest) -> _Work:
+    names = ", ".join(map(printable, request.branches))
+    message = f"Merge {names}" + (f" by {request.method}" if request.method else "")
+
+    def prepare(now: Position, store: Store) -> Prepared:
+        return prepare_merge(repository, now, request, store)
+
+    return _Work(prepare, message)
+
+
+def _from_mergekit(
+    session: Session, repository: Repository, config: Path, seed: int, favour: Side | None
+) -> _Work:
+    text = read_plain_file(session.folder / config, limit=MAX_YAML)
+    try:
+        file = parse_mergekit(text.decode(), what=printable(config.name))
+    except UnicodeDecodeError:
+        raise InputError(f"{printable(config.name)} is not UTF-8") from None
+    if file.method in RANDOM:
+        session.note(f"the random draws are tvc's, not mergekit's: their seed is {seed}")
+    names = ", ".join(printable(name) for name in file.models if name != file.base_model)
+
+    def prepare(now: Position, store: Store) -> Prepared:
+        return prepare_mergekit(repository, now, file, store, seed=seed, favour=favour)
+
+    return _Work(prepare, f"Merge {names} by {file.method}, as {printable(config.name)} says")
 
 
 def _abort(session: Session, repository: Repository) -> None:
@@ -176,31 +240,28 @@ def _abort(session: Session, repository: Repository) -> None:
     session.say("back to before the merge")
 
 
+def _say_dry_run(session: Session, repository: Repository, work: _Work) -> None:
+    with open_objects(repository.layout) as store:
+        prepared = work.prepare(repository.position(), store)
+        _say_prepared(session, prepared)
+        say_interference(
+            session, Objects(store, prepared.state), prepared.base.base, prepared.differences()
+        )
+
+
 def _merge(
     session: Session,
     repository: Repository,
-    request: MergeRequest,
+    work: _Work,
     message: str | None,
     *,
     no_commit: bool,
-    dry_run: bool,
 ) -> None:
-    if dry_run:
-        with open_objects(repository.layout) as store:
-            prepared = prepare_merge(repository, repository.position(), request, store)
-            _say_prepared(session, prepared)
-            say_interference(
-                session,
-                Objects(store, prepared.state),
-                prepared.base.base,
-                prepared.differences(),
-            )
-        return
     with repository.change(session.command_line, waiting=session.waiting) as change:
         change.require_clean()
         with open_objects(repository.layout) as store:
-            prepared = prepare_merge(repository, change.before, request, store)
-        text = message or _default_message(request)
+            prepared = work.prepare(change.before, store)
+        text = message or work.message
         if prepared.fast_forward:
             change.advance(prepared.fast_forward)
             session.say(f"fast-forward to {prepared.fast_forward[:10]}")
@@ -224,11 +285,6 @@ def _merge(
             )
         _say_prepared(session, prepared)
         say_made(session, change, made)
-
-
-def _default_message(request: MergeRequest) -> str:
-    names = ", ".join(map(printable, request.branches))
-    return f"Merge {names}" + (f" by {request.method}" if request.method else "")
 
 
 def _say_prepared(session: Session, prepared: Prepared) -> None:

@@ -43,10 +43,14 @@ __all__ = [
     "Prepared",
     "Tip",
     "UpToDate",
+    "is_ancestor",
+    "joined_vectors",
     "merging_of",
     "parse_merging",
     "prepare_merge",
+    "settle_files",
     "stop_for_conflicts",
+    "tip_of",
 ]
 
 
@@ -106,6 +110,7 @@ class Prepared:
         conflicts: Terms that two sides changed differently.
         file_conflicts: Path → (ours, theirs), by names, where two sides choose differently.
         fast_forward: The commit to move to, where that is all there is to do.
+        members: Name and difference of what is merged, where that is not what the sides changed.
     """
 
     state: State
@@ -117,6 +122,7 @@ class Prepared:
         default_factory=dict[str, tuple[str | None, str | None]]
     )
     fast_forward: str | None = None
+    members: tuple[tuple[str, Sum], ...] | None = None
 
     @property
     def is_clear(self) -> bool:
@@ -125,6 +131,8 @@ class Prepared:
 
     def differences(self) -> list[tuple[str, Sum]]:
         """Return what each side changed against the merge base, by the side's name."""
+        if self.members is not None:
+            return list(self.members)
         sides = [(tip.name, difference(tip.normal.terms, self.base.terms)) for tip in self._sides()]
         return [(name, terms) for name, terms in sides if terms]
 
@@ -167,13 +175,13 @@ def prepare_merge(
         InputError: A branch, a method or an option is wrong.
         ConflictError: Several branches at once conflict; they have to be merged one by one.
     """
-    ours = _tip(repository, position.branch or "HEAD", position.commit)
-    tips = [_tip(repository, name, repository.git.resolve(name)) for name in request.branches]
-    theirs = tuple(tip for tip in tips if not _is_ancestor(repository, tip.commit, ours.commit))
+    ours = tip_of(repository, position.branch or "HEAD", position.commit)
+    tips = [tip_of(repository, name, repository.git.resolve(name)) for name in request.branches]
+    theirs = tuple(tip for tip in tips if not is_ancestor(repository, tip.commit, ours.commit))
     if not theirs:
         raise UpToDate("already up to date")
     base = _merge_base(repository, [ours, *theirs])
-    merged = _joined_vectors(ours, theirs)
+    merged = joined_vectors(ours, theirs)
     prepared = Prepared(merged, ours, theirs, base.normal)
     if request.method is None:
         moved = request.fast_forward and len(theirs) == 1 and base.commit == ours.commit
@@ -182,15 +190,17 @@ def prepare_merge(
         prepared = _merge_plainly(prepared, base, request.favour)
     else:
         prepared = _merge_by_method(prepared, base, request)
-    return _settle_files(prepared, store, request.favour) if prepared.is_clear else prepared
+    return settle_files(prepared, store, request.favour) if prepared.is_clear else prepared
 
 
-def _tip(repository: Repository, name: str, commit: str) -> Tip:
+def tip_of(repository: Repository, name: str, commit: str) -> Tip:
+    """Return a commit as a side of a merge, called `name`."""
     state = repository.state_at(commit)
     return Tip(name, commit, state, state.normal)
 
 
-def _is_ancestor(repository: Repository, older: str, newer: str) -> bool:
+def is_ancestor(repository: Repository, older: str, newer: str) -> bool:
+    """Say whether one commit is another's ancestor, or the same."""
     return repository.git.attempt("merge-base", "--is-ancestor", older, newer)[0] == 0
 
 
@@ -200,10 +210,16 @@ def _merge_base(repository: Repository, tips: Sequence[Tip]) -> Tip:
     if status:
         names = " and ".join(printable(tip.name) for tip in tips)
         raise InputError(f"{names} have no common history")
-    return _tip(repository, "the merge base", output.decode().strip())
+    return tip_of(repository, "the merge base", output.decode().strip())
 
 
-def _joined_vectors(ours: Tip, theirs: Sequence[Tip]) -> State:
+def joined_vectors(ours: Tip, theirs: Sequence[Tip]) -> State:
+    """Return our state with the vectors and bases of the others.
+
+    Raises:
+        AmbiguousVector: Two sides have different vectors of one name.
+        ConflictError: Two sides have different bases of one name.
+    """
     state = ours.state
     for tip in theirs:
         state = adopt(state, dict(tip.state.vectors))
@@ -287,7 +303,7 @@ def _check_weights(weights: Mapping[str, Fraction], sides: Sequence[Tip]) -> Non
             )
 
 
-def _settle_files(prepared: Prepared, store: Store, favour: Side | None) -> Prepared:
+def settle_files(prepared: Prepared, store: Store, favour: Side | None) -> Prepared:
     """Find carried files that sides change differently, and choose where the user said whose."""
     library = Objects(store, prepared.state).library
     choices = dict(prepared.state.recipe.files)
