@@ -16,7 +16,8 @@ from tvc.checkout.card import model_card, public_source
 from tvc.checkout.folder import replaced_folder
 from tvc.domain.errors import IntegrityError
 from tvc.domain.files import FileVersion, plan_files
-from tvc.domain.plan import FLOATING, CannotCombine, Combine, Costs, Plan, plan
+from tvc.domain.plan import FLOATING, Combine, Costs, Plan
+from tvc.domain.planning import CannotCombine, plan
 from tvc.domain.recipe import Recipe, format_recipe, recipe_id
 from tvc.domain.vector import BaseRecord
 from tvc.evaluation.engine import Evaluator

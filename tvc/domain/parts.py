@@ -1,6 +1,6 @@
 """Where in a model a tensor is, read from its name: its layer, and which kind of weight it is."""
 
-__all__ = ["kind_of", "layer_of"]
+__all__ = ["kind_of", "layer_of", "natural_key"]
 
 
 def layer_of(name: str) -> str:
@@ -24,3 +24,10 @@ def kind_of(name: str) -> str:
     if len(words) > 1 and words[-1] in ("weight", "weight_scale", "weight_scale_inv"):
         return words[-2] if words[-1] == "weight" else ".".join(words[-2:])
     return ".".join(words[-2:])
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a key that sorts names by the numbers in them: layer 2 comes before layer 10."""
+    return tuple(
+        (0, len(part), part) if part.isdecimal() else (1, 0, part) for part in name.split(".")
+    )

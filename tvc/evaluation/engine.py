@@ -231,7 +231,7 @@ class Evaluator:
         )
         product = (up @ down).mul_(float(factors.scale))
         shaped = product.T if factors.transposed else product
-        return shaped.to(compute_dtype(spec)).contiguous()
+        return grow(shaped.to(compute_dtype(spec)).contiguous(), spec.shape)
 
     def _deltas(self, name: str, merged: Merged, spec: TensorSpec) -> Tensor:
         """Return the members' differences as the method takes them, (k, *shape)."""

@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from tvc.domain.errors import InputError, IntegrityError
-from tvc.domain.plan import plan
+from tvc.domain.planning import plan
 from tvc.domain.recipe import Recipe
 from tvc.domain.snapshot import Snapshot, TensorRef
 from tvc.domain.vector import AdapterManifest, Factors, Scalar, VectorRecord

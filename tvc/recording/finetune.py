@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tvc.domain.errors import StateError
 from tvc.domain.files import plan_files
-from tvc.domain.plan import plan
+from tvc.domain.planning import plan
 from tvc.domain.recipe import Recipe
 from tvc.domain.snapshot import Snapshot, TensorRef
 from tvc.domain.vector import Scalar, VectorRecord

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from tvc.domain.parts import layer_of
-from tvc.domain.plan import Plan, plan_difference
+from tvc.domain.parts import layer_of, natural_key
+from tvc.domain.plan import Plan
+from tvc.domain.planning import plan_difference
 from tvc.domain.recipe import Recipe, Sum
 from tvc.evaluation.engine import Evaluator, run_each
 from tvc.evaluation.numbers import grow
@@ -24,7 +25,7 @@ class Clashes:
     Args:
         names: What the differences are called, in order.
         total: Over all tensors.
-        layers: By layer, in the order of the tensors' names.
+        layers: By layer, in the order of the model's numbers.
     """
 
     names: tuple[str, ...]
@@ -53,7 +54,7 @@ def measure_interference(
     """
     plans = [plan_difference(Recipe(base, terms), objects.library) for _, terms in differences]
     evaluators = [Evaluator(objects.read_tensor, each, workers=workers) for each in plans]
-    names = sorted({name for each in plans for name in each.actions})
+    names = sorted({name for each in plans for name in each.actions}, key=natural_key)
     if not names:
         return None
     for evaluator in evaluators:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tvc.domain.plan import plan
+from tvc.domain.planning import plan
 from tvc.domain.recipe import Recipe
 from tvc.evaluation.bits import changed_elements
 from tvc.evaluation.engine import Evaluator, run_each
