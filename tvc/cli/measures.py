@@ -4,8 +4,6 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
 
-import click
-
 from tvc.cli.progress import byte_progress
 from tvc.cli.session import Session
 from tvc.domain.names import printable
@@ -16,7 +14,14 @@ from tvc.repository.repository import Change
 from tvc.versioning.finishing import Made
 from tvc.versioning.interference import Clashes, measure_interference
 
-__all__ = ["LARGE", "interference_facts", "progress_of", "say_interference", "say_made"]
+__all__ = [
+    "LARGE",
+    "interference_facts",
+    "progress_of",
+    "say_clashes",
+    "say_interference",
+    "say_made",
+]
 
 LARGE = 0.2
 """Share of a tensor's entries, by magnitude, that the reports call large."""
@@ -51,18 +56,21 @@ def say_interference(
     if clashes is None:
         session.say("interference: no weights are changed")
         return
-    _print(clashes)
+    say_clashes(session, clashes)
 
 
-def _print(clashes: Clashes) -> None:
+def say_clashes(session: Session, clashes: Clashes) -> None:
+    """Print interference, a table for every pair."""
+    lines: list[str] = []
     width = max(len("in total"), *(len(printable(layer)) for layer in clashes.layers))
     for i, j in combinations(range(len(clashes.names)), 2):
         one, other = (printable(clashes.names[index]) for index in (i, j))
-        click.echo(f"interference of {one} and {other}")
-        click.echo(f"  {'':{width}}  cosine  opposite signs  large in both")
+        lines.append(f"interference of {one} and {other}")
+        lines.append(f"  {'':{width}}  cosine  opposite signs  large in both")
         rows = {"in total": clashes.total, **clashes.layers}
         for label, found in rows.items():
-            click.echo(f"  {printable(label):{width}}  {_row(found, i, j)}")
+            lines.append(f"  {printable(label):{width}}  {_row(found, i, j)}")
+    session.show("\n".join(lines))
 
 
 def _row(found: Interference, i: int, j: int) -> str:

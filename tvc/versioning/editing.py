@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
+from tvc.domain.documents import UnresolvedConflict
 from tvc.domain.errors import InputError, StateError
 from tvc.domain.grammar import parse_sum
 from tvc.domain.names import nearest, printable
@@ -33,6 +34,7 @@ __all__ = [
     "add_term",
     "adopt",
     "find_vectors",
+    "readable_state",
     "remove_term",
     "scale_term",
 ]
@@ -44,6 +46,14 @@ class NoSuchTerm(InputError):
 
 class AmbiguousVector(StateError):
     """Two branches have different vectors of one name."""
+
+
+def readable_state(repository: Repository) -> State:
+    """Return what the working tree says, or HEAD while a merge's conflicts are not resolved."""
+    try:
+        return repository.working_state()
+    except UnresolvedConflict:
+        return repository.state_at("HEAD")
 
 
 def find_vectors(repository: Repository, state: State, names: Iterable[str]) -> State:

@@ -45,6 +45,7 @@ __all__ = [
     "UpToDate",
     "is_ancestor",
     "joined_vectors",
+    "merge_base",
     "merging_of",
     "parse_merging",
     "prepare_merge",
@@ -180,7 +181,7 @@ def prepare_merge(
     theirs = tuple(tip for tip in tips if not is_ancestor(repository, tip.commit, ours.commit))
     if not theirs:
         raise UpToDate("already up to date")
-    base = _merge_base(repository, [ours, *theirs])
+    base = merge_base(repository, [ours, *theirs])
     merged = joined_vectors(ours, theirs)
     prepared = Prepared(merged, ours, theirs, base.normal)
     if request.method is None:
@@ -204,7 +205,12 @@ def is_ancestor(repository: Repository, older: str, newer: str) -> bool:
     return repository.git.attempt("merge-base", "--is-ancestor", older, newer)[0] == 0
 
 
-def _merge_base(repository: Repository, tips: Sequence[Tip]) -> Tip:
+def merge_base(repository: Repository, tips: Sequence[Tip]) -> Tip:
+    """Return git's merge base of several sides at once.
+
+    Raises:
+        InputError: They have no common history.
+    """
     commits = [tip.commit for tip in tips]
     status, output, _ = repository.git.attempt("merge-base", "--octopus", *commits)
     if status:
