@@ -125,6 +125,16 @@ def test_sentence_transformers_modules_are_carried(tmp_path):
         ModelDirectory.open(tmp_path)
 
 
+def test_a_module_without_files_needs_no_folder(tmp_path):
+    write_model(tmp_path)
+    modules = [
+        {"path": ""},
+        {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    assert list(ModelDirectory.open(tmp_path).files) == ["config.json", "modules.json"]
+
+
 def _two_shards(folder, config="{}"):
     specs = {"a": TensorSpec("F32", (4,)), "b": TensorSpec("F32", (4,))}
     data = random_bytes(specs)
