@@ -1,10 +1,11 @@
-"""tvc diff: recipes, without loading a weight; interference is another, slower command's work."""
+"""tvc diff: recipes, without loading a weight; weights only where interference is asked for."""
 
 import json
 
 import click
 
 from tvc.cli.completing import complete_revision
+from tvc.cli.lazy import load
 from tvc.cli.session import Session, pass_session
 from tvc.domain.changes import describe_changes
 from tvc.domain.names import printable
@@ -18,14 +19,26 @@ __all__ = ["diff"]
 @click.argument("old", required=False, shell_complete=complete_revision)
 @click.argument("new", required=False, shell_complete=complete_revision)
 @click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
+@click.option(
+    "--interference",
+    is_flag=True,
+    help="Say how much what each changed since their merge base is in the other's way.",
+)
 @pass_session
-def diff(session: Session, *, old: str | None, new: str | None, as_json: bool) -> None:
+def diff(
+    session: Session, *, old: str | None, new: str | None, as_json: bool, interference: bool
+) -> None:
     """Show NEW - OLD: the terms and carried files in which two recipes differ.
 
-    Without NEW the working tree is compared with OLD, without OLD with HEAD. How much the weights
-    of two branches are in each other's way is said by `tvc merge --dry-run` and
-    `tvc vectors compare`.
+    Without NEW the working tree is compared with OLD, without OLD with HEAD. With --interference
+    two branches are compared by their weights, as `tvc vectors compare` does, and nothing else.
     """
+    if interference:
+        if old is None or new is None:
+            raise click.UsageError("--interference compares two branches: name both")
+        compare = load("tvc.cli.inspecting_vectors:compare")
+        click.get_current_context().invoke(compare, names=(old, new), as_json=as_json)
+        return
     repository = session.repository()
     before = repository.state_at("HEAD" if old is None else old)
     after = repository.state_at(new) if new is not None else repository.working_state()
