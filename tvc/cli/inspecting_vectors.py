@@ -79,8 +79,8 @@ def _lines(name: str, state: State, record: VectorRecord, facts: VectorFacts) ->
         f"vector {printable(name)}: {record.kind}",
         f"id      {record.id}",
         f"from    {printable(_origin(state, record), limit=500)}",
-        f"stored  {format_bytes(facts.stored_bytes)}, {share:.0%} of the "
-        f"{format_bytes(facts.raw_bytes)} that its {facts.tensors} tensors have",
+        f"stored  {format_bytes(facts.stored_bytes)}, {share:.0%} of "
+        f"{format_bytes(facts.raw_bytes)}; tensors changed: {facts.tensors}",
     ]
     lines += [
         f"{printable(key):7} {printable(str(value))}"

@@ -141,12 +141,14 @@ def _table(rows: list[_Row]) -> Iterator[str]:
 def _cells(row: _Row) -> tuple[str, ...]:
     measured = row.record.measured
     share, stored = measured.get("changed_share"), measured.get("stored_bytes")
-    tensors = measured.get("changed_tensors")
+    tensors = printable(str(measured.get("changed_tensors")))
     return (
         "*" if row.terms else " ",
         printable(row.name),
         row.record.kind,
-        f"{share:.2%}" if isinstance(share, float | int) else f"{printable(str(tensors))} tensors",
+        f"{share:.2%}"
+        if isinstance(share, float | int)
+        else f"{tensors} tensor{'' if tensors == '1' else 's'}",
         format_bytes(stored) if isinstance(stored, int) else "?",
         printable(row.origin, limit=60),
         printable(", ".join(sorted(row.used_by)), limit=60) or "-",
