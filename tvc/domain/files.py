@@ -58,7 +58,7 @@ def plan_files(recipe: Recipe, library: Library) -> dict[str, FileVersion]:
     changes = _changes(recipe, library)
     choices = dict(recipe.files)
     paths = sorted({*base, *(path for files in changes.values() for path in files)})
-    return {
+    versions = {
         path: _version(
             path,
             base.get(path),
@@ -68,6 +68,7 @@ def plan_files(recipe: Recipe, library: Library) -> dict[str, FileVersion]:
         )
         for path in paths
     }
+    return {path: version for path, version in versions.items() if version is not None}
 
 
 def _changes(recipe: Recipe, library: Library) -> dict[str, dict[str, ObjectId]]:
@@ -108,14 +109,12 @@ def _version(
     changes: Mapping[str, ObjectId],
     choice: str | None,
     library: Library,
-) -> FileVersion:
-    if choice is not None and choice not in changes:
-        return FileVersion(base or next(iter(changes.values())))
-    if choice is not None:
-        return FileVersion(changes[choice])
+) -> FileVersion | None:
+    """Return whose version of a file is taken; None where that one has no such file."""
     versions = set(changes.values())
-    if len(versions) <= 1:
-        return FileVersion(next(iter(versions), base))
+    if choice is not None or len(versions) <= 1:
+        blob = next(iter(versions), base) if choice is None else changes.get(choice, base)
+        return FileVersion(blob) if blob is not None else None
     owners = tuple(sorted(library.name_of(vector) for vector in changes))
     if path.rpartition("/")[2] not in _JOINED or base is None:
         raise FileConflict(path, owners)
