@@ -139,7 +139,7 @@ class SourceBook:
         Raises:
             WriteFailed: The system refused.
         """
-        write_durably(self._record(source.name), [_to_record(source)])
+        write_durably(self.record_of(source.name), [_to_record(source)])
 
     def sources(self) -> list[Source]:
         """Return the sources, by name.
@@ -175,7 +175,7 @@ class SourceBook:
                 f"the record {record} of a source is damaged ({error})",
                 hint="delete it and register the source again",
             ) from error
-        if record != self._record(source.name):
+        if record != self.record_of(source.name):
             raise DamagedRecord(f"{record} is the record of another source, {source.name!r}")
         return source
 
@@ -196,7 +196,8 @@ class SourceBook:
     def _stats(self) -> Iterator[tuple[Path, os.stat_result]]:
         return ((path, path.lstat()) for path in self.records())
 
-    def _record(self, name: str) -> Path:
+    def record_of(self, name: str) -> Path:
+        """Return where the record of a source lies, or would."""
         return self._folder / f"{hash_fields('tvc.source', os.fsencode(name))[:32]}.json"
 
 

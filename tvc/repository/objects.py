@@ -11,8 +11,10 @@ from typing import TypeVar
 from tvc.domain.library import Library
 from tvc.domain.names import printable
 from tvc.repository.layout import Layout
+from tvc.repository.repository import Waiting
 from tvc.repository.state import State
 from tvc_store.arrays import ByteArray
+from tvc_store.borrowed import SourceChanged
 from tvc_store.dtypes import TensorSpec
 from tvc_store.durable import make_folder
 from tvc_store.errors import IntegrityError
@@ -21,7 +23,7 @@ from tvc_store.local import Store
 from tvc_store.lock import Lock
 from tvc_store.reading import Missing
 
-__all__ = ["Objects", "UnreadableObject", "open_objects"]
+__all__ = ["Objects", "UnreadableObject", "open_objects", "own_objects"]
 
 _PATIENCE_SECONDS = 600.0
 _SHOWN = 3
@@ -69,9 +71,11 @@ class Objects:
             users = self.library.users(identity)
             shown = "; ".join(printable(user) for user in users[:_SHOWN])
             more = f" and {len(users) - _SHOWN} more" if len(users) > _SHOWN else ""
+            hint = "`tvc fsck --repair` mends what can be had again from a model's folder"
+            if isinstance(error, SourceChanged):
+                hint = "put it back as it was, or say where it is now: tvc fsck --repair --from DIR"
             raise UnreadableObject(
-                f"{error.message}, needed by {shown or 'this commit'}{more}",
-                hint="`tvc fsck --repair` mends what can be had again from a model's folder",
+                f"{error.message}, needed by {shown or 'this commit'}{more}", hint=hint
             ) from error
 
 
@@ -85,4 +89,25 @@ def open_objects(layout: Layout) -> Generator[Store]:
     """
     make_folder(layout.private)
     with Lock.shared(layout.objects_lock, timeout=_PATIENCE_SECONDS):
+        yield Store.create(layout.objects)
+
+
+@contextmanager
+def own_objects(layout: Layout, command: str, *, waiting: Waiting) -> Generator[Store]:
+    """Yield the store while nobody else reads or adds objects, so that some can be removed.
+
+    Args:
+        layout: The repository.
+        command: The command line, named to those who wait.
+        waiting: How to wait for others.
+
+    Raises:
+        Locked: Others have not finished in time.
+        UnknownFormat: The store is of another version.
+    """
+    make_folder(layout.private)
+    lock = Lock.exclusive(
+        layout.objects_lock, command=command, timeout=waiting.timeout, on_wait=waiting.on_wait
+    )
+    with lock:
         yield Store.create(layout.objects)

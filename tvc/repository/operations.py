@@ -7,8 +7,10 @@ undo is an operation too; undoing again goes further back.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
+from tvc.domain.documents import BadDocument
 from tvc.domain.errors import StateError
 from tvc.repository.layout import Layout
 from tvc.repository.position import Position
@@ -21,6 +23,7 @@ __all__ = [
     "last_operation",
     "next_to_undo",
     "operations",
+    "read_log",
     "record_operation",
 ]
 
@@ -60,14 +63,25 @@ def record_operation(layout: Layout, operation: Operation) -> None:
         "after": operation.after.to_json(),
         "undoes": operation.undoes,
     }
-    name = f"{operation.number:08}.json"
-    write_durably(layout.operations / name, [json.dumps(body).encode()])
-    (layout.operations / f"{operation.number - _KEPT:08}.json").unlink(missing_ok=True)
+    write_durably(_file(layout, operation.number), [json.dumps(body).encode()])
+    _file(layout, operation.number - _KEPT).unlink(missing_ok=True)
 
 
 def operations(layout: Layout) -> list[Operation]:
     """Return all operations kept, oldest first."""
     return [_read(layout, number) for number in _numbers(layout)]
+
+
+def read_log(layout: Layout) -> tuple[list[Operation], dict[Path, StateError]]:
+    """Return the operations that can be read, oldest first, and why the others cannot, by file."""
+    found: list[Operation] = []
+    damaged: dict[Path, StateError] = {}
+    for number in _numbers(layout):
+        try:
+            found.append(_read(layout, number))
+        except (StateError, BadDocument) as error:
+            damaged[_file(layout, number)] = StateError(error.message, hint=error.hint)
+    return found, damaged
 
 
 def last_operation(layout: Layout) -> Operation | None:
@@ -99,8 +113,12 @@ def _numbers(layout: Layout) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
+def _file(layout: Layout, number: int) -> Path:
+    return layout.operations / f"{number:08}.json"
+
+
 def _read(layout: Layout, number: int) -> Operation:
-    path = layout.operations / f"{number:08}.json"
+    path = _file(layout, number)
     try:
         body: Mapping[str, Any] = json.loads(read_plain_file(path, limit=_MAX_FILE))
         before, after = Position.from_json(body["before"]), Position.from_json(body["after"])

@@ -93,12 +93,15 @@ class Repository:
         return found
 
     @contextmanager
-    def locked(self, command: str, *, waiting: Waiting = Waiting()) -> Generator[None]:
+    def locked(
+        self, command: str, *, waiting: Waiting = Waiting(), complete: bool = True
+    ) -> Generator[None]:
         """Hold the repository's lock, with what a killed command began completed.
 
         Args:
             command: The command line, named to those who wait.
             waiting: How to wait for another process.
+            complete: Whether to complete it; a damaged journal could not be.
 
         Raises:
             Locked: Another process holds the lock.
@@ -107,7 +110,8 @@ class Repository:
             self.layout.lock, command=command, timeout=waiting.timeout, on_wait=waiting.on_wait
         )
         with lock, self.git.keeping(lock.fd):
-            self.recover()
+            if complete:
+                self.recover()
             yield
 
     @classmethod
@@ -261,7 +265,7 @@ class Repository:
         self.layout.journal.unlink(missing_ok=True)
         sync_folder(self.layout.private)
 
-    def remove_unfinished_files(self) -> int:
+    def remove_unfinished_files(self, *, dry_run: bool = False) -> int:
         """Remove the temporary files of killed commands, and return the bytes they had.
 
         The caller holds the lock, so that nobody is writing one.
@@ -274,7 +278,7 @@ class Repository:
             found += () if folder.is_symlink() else folder.rglob(".tvc-*")
         stale = [path for path in found if _is_unfinished(path)]
         size = sum(path.lstat().st_size for path in stale)
-        for path in stale:
+        for path in () if dry_run else stale:
             path.unlink(missing_ok=True)
         return size
 

@@ -1,1 +1,1 @@
-"""Checks, repairs and cleans a repository."""
+"""Keeping a repository in order: `tvc fsck` and `tvc gc`."""
