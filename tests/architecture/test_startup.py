@@ -1,0 +1,89 @@
+"""Commands that only look, and completion, load no torch and nothing else that is slow."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+SLOW = {"huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "transformers", "yaml"}
+"""Libraries that take longer to import than the command takes to answer."""
+
+LOOKING = {
+    "log": ["log", "--graph", "--all"],
+    "log --json": ["log", "--json"],
+    "status": ["status"],
+    "diff": ["diff", "HEAD~1", "HEAD"],
+    "diff of the working tree": ["diff"],
+    "show": ["show"],
+    "branch": ["branch"],
+    "tag": ["tag"],
+    "op log": ["op", "log"],
+    "help": ["--help"],
+    "version": ["--version"],
+    "a mistake": ["comit"],
+}
+
+
+def run(folder: Path, arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run tvc, with the time of every import on standard error."""
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "tvc", *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def imported(done: subprocess.CompletedProcess[str]) -> set[str]:
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    names = {line.rpartition("|")[2].strip().split(".")[0] for line in lines}
+    assert "tvc" in names
+    return names
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("startup")
+    for name, value in (("base", 0), ("tuned", 1)):
+        (folder / name).mkdir()
+        weights = {"a.weight": np.full((4, 4), value, np.float32)}
+        save_file(weights, folder / name / "model.safetensors", {"format": "pt"})
+        (folder / name / "config.json").write_text(json.dumps({"model_type": "tiny"}))
+    assert run(folder, ["init", "repository", "--base", "base"]).returncode == 0
+    root = folder / "repository"
+    done = run(root, ["commit", "../tuned", "-m", "Ones", "--name", "ones"])
+    assert done.returncode == 0
+    assert "torch" in imported(done), "a commit does arithmetic: else this test sees nothing"
+    assert run(root, ["scale", "ones", "0.5"]).returncode == 0
+    return root
+
+
+@pytest.mark.parametrize("arguments", LOOKING.values(), ids=list(LOOKING))
+def test_looking_is_light(repository: Path, arguments: list[str]) -> None:
+    done = run(repository, arguments)
+    assert done.returncode == (1 if arguments == ["comit"] else 0), done.stderr[-2000:]
+    assert not imported(done) & SLOW
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("tvc sw", "switch"),
+        ("tvc merge ma", "main"),
+        ("tvc add on", "ones"),
+        ("tvc show m", "main"),
+    ],
+)
+def test_completing_is_light(repository: Path, words: str, answer: str) -> None:
+    count = str(len(words.split()) - 1)
+    environment = {"_TVC_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": count}
+    done = run(repository, [], **environment)
+    assert answer in done.stdout
+    assert not imported(done) & SLOW
