@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from tvc import __version__
 from tvc.checkout.card import model_card, public_source
 from tvc.checkout.folder import replaced_folder
@@ -249,7 +251,7 @@ class Checkout:
                 "snapshot": self.base.snapshot,
             },
             "dtype": self._dtype,
-            "versions": {"tvc": __version__},
+            "versions": {"tvc": __version__, "torch": str(torch.__version__)},
             "tensors": dict(sorted(ids.items())),
         }
         return json.dumps(body, indent=1, ensure_ascii=False).encode() + b"\n"

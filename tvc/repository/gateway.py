@@ -21,9 +21,7 @@ from tvc.domain.errors import InputError, StateError
 from tvc.domain.names import printable
 from tvc_store.durable import write_errors
 
-__all__ = ["EMPTY_TREE", "GitFailed", "GitGateway", "TreeEntry"]
-
-EMPTY_TREE: Final = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+__all__ = ["GitFailed", "GitGateway", "TreeEntry"]
 
 _SETTINGS: Final = (
     "core.hooksPath=/dev/null",

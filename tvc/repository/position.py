@@ -265,7 +265,7 @@ def _update_index(git: GitGateway, before: str, after: str) -> None:
     ]
     staged = git.run("ls-files", "-z").decode("utf-8", "surrogateescape").split("\0")[:-1]
     gone = {path for path in staged if is_owned(path)} | set(old)
-    lines += [f"0 {'0' * 40}\t{path}\0" for path in sorted(gone - set(committed))]
+    lines += [f"0 {'0' * len(after)}\t{path}\0" for path in sorted(gone - set(committed))]
     stdin = "".join(lines).encode("utf-8", "surrogateescape")
     git.run("update-index", "-z", "--index-info", stdin=stdin)
     git.attempt("update-index", "-q", "--refresh")

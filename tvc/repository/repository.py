@@ -196,7 +196,7 @@ class Repository:
                 gone = set(documents_at(self.git, parents[0])) - set(documents)
             else:
                 gone = set[str]()
-            lines = [f"0 {'0' * 40}\t{path}\0" for path in sorted(gone)]
+            lines = [f"0 {'0' * len(parents[0])}\t{path}\0" for path in sorted(gone)]
             lines += [
                 f"100644 {self.git.write_blob(text.encode())}\t{path}\0"
                 for path, text in self._changed_documents(documents, parents).items()
