@@ -112,17 +112,19 @@ def _method_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(
     epilog='Example: tvc merge --ties listen brief --density 0.2 -m "Listen, and be brief"'
 )
-@click.argument("branches", nargs=-1, shell_complete=complete_revision, metavar="BRANCH...")
+@click.argument("branches", nargs=-1, shell_complete=complete_revision, metavar="[BRANCH]...")
 @click.option("--method", metavar="NAME", help=f"One of: {', '.join(method_names())}.")
 @_method_flags
 @click.option("--density", metavar="D", help="Share of each vector that is kept.")
 @click.option("--scope", type=click.Choice(["tensor", "vector"]), help="What is trimmed at once.")
 @click.option("--normalize", metavar="count|weights|none", help="What the sum is divided by.")
 @click.option("--lambda", "scale", default="1", metavar="K", help="Scale of the merged difference.")
-@click.option("--weight", "weights", multiple=True, metavar="BRANCH=K", help="Repeatable.")
+@click.option(
+    "--weight", "weights", multiple=True, metavar="BRANCH=K", help="Weight of a branch. Repeatable."
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of random methods.")
 @click.option("-O", "--option", multiple=True, metavar="NAME=VALUE", help="Any option of a method.")
-@click.option("--like", type=click.Choice(["mergekit", "peft", "paper"]), help="Do as these do.")
+@click.option("--like", type=click.Choice(["mergekit", "peft", "paper"]), help="Do what these do.")
 @click.option(
     "--from-mergekit",
     "config",

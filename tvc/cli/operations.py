@@ -35,7 +35,7 @@ def undo(session: Session) -> None:
         _say_where(session, change)
 
 
-@click.group()
+@click.group(epilog="Example: tvc op log")
 def op() -> None:
     """List operations, or go back to one."""
 
