@@ -13,7 +13,6 @@ from model_files import assert_holds, random_bytes, write_model, write_weights
 
 from tvc.models.directory import ModelDirectory, NotAModel, UnknownTensor, UntiedWeights
 from tvc.models.folder import ChangedFile, UnsafeFile
-from tvc.models.header import UnsupportedFile
 from tvc.models.weights import BadIndex, DuplicateTensor, UnsupportedWeights, WrappedNames
 from tvc_store.dtypes import TensorSpec
 
@@ -297,12 +296,3 @@ def test_tied_weights_hold_the_same_bytes(tmp_path):
         UntiedWeights, match=r"ties 'lm_head.weight' to 'model.embed_tokens.weight'"
     ):
         ModelDirectory.open(_tied(tmp_path / "3", tie=True, equal=False))
-
-
-def test_a_pointer_of_git_lfs_is_said_to_be_one(tmp_path):
-    write_model(tmp_path / "m")
-    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
-    (tmp_path / "m" / "model.safetensors").write_text(pointer)
-    with pytest.raises(UnsupportedFile, match="pointer of git-lfs") as caught:
-        ModelDirectory.open(tmp_path / "m")
-    assert "git lfs pull" in caught.value.hint

@@ -124,9 +124,6 @@ def check_tensor_name(name: str) -> None:
         raise BadTensorName(f"'{printable(name)}' cannot name a tensor")
 
 
-_LFS_POINTER: Final = b"version "
-
-
 def read_header(fd: int, *, file: str) -> Header:
     """Read and check the header of an open safetensors file.
 
@@ -143,11 +140,6 @@ def read_header(fd: int, *, file: str) -> Header:
     if not stat.S_ISREG(status.st_mode):
         raise UnsupportedFile(f"{printable(file)} is not a plain file")
     prefix = os.pread(fd, 8, 0)
-    if prefix == _LFS_POINTER:
-        raise UnsupportedFile(
-            f"{printable(file)} is a pointer of git-lfs, not the weights themselves",
-            hint="fetch them: git lfs pull",
-        )
     length = _header_length(prefix, size=status.st_size, file=printable(file))
     raw = prefix + os.pread(fd, length, 8)
     if len(raw) != 8 + length:
