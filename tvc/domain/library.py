@@ -167,11 +167,9 @@ class Library:
     def display(self, recipe: Recipe) -> Recipe:
         """Return a recipe in normal form with names instead of ids, for a person to read."""
         names = {vector: self.name_of(vector) for vector in vector_names(recipe.terms)}
-        owners = {owner: self.name_of(owner) for _, owner in recipe.files}
-        base = next(
-            (name for name, record in self.bases.items() if record.snapshot == recipe.base),
-            recipe.base[:12],
-        )
+        bases = {str(record.snapshot): name for name, record in self.bases.items()}
+        owners = {owner: bases.get(owner, self.name_of(owner)) for _, owner in recipe.files}
+        base = bases.get(recipe.base, recipe.base[:12])
         return normalize(recipe, base=base, vectors=names | owners)
 
 

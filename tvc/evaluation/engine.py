@@ -34,14 +34,19 @@ from tvc.merging.options import OptionValue
 from tvc.merging.registry import find_method
 from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
+from tvc_store.errors import IntegrityError
 from tvc_store.ids import ObjectId
 
-__all__ = ["Evaluator", "Reader", "run_each"]
+__all__ = ["Evaluator", "Reader", "WrongSpec", "run_each"]
 
 Item = TypeVar("Item")
 
 Reader = Callable[[ObjectId], tuple[TensorSpec, ByteArray]]
 """Returns a tensor by its content id, verified."""
+
+
+class WrongSpec(IntegrityError):
+    """A stored tensor has another type or shape than the list that names it says."""
 
 
 @contextmanager
@@ -195,15 +200,26 @@ class Evaluator:
 
     def _evaluate(self, name: str, action: Action) -> tuple[TensorSpec, ByteArray]:
         if not isinstance(action, Combine):
-            return self._read(action.tensor.id)
+            return action.tensor.spec, self._load(action.tensor)
         total = self._sum(name, action.terms, action.spec)
-        total.add_(self._stored(action.base.id, action.spec))
+        total.add_(self._stored(action.base, action.spec))
         return action.spec, to_stored(total, action.spec)
 
-    def _stored(self, identity: ObjectId, spec: TensorSpec) -> Tensor:
+    def _load(self, ref: TensorRef) -> ByteArray:
+        """Return a stored tensor's bytes, once it is what the list of tensors says."""
+        spec, data = self._read(ref.id)
+        if spec != ref.spec:
+            raise WrongSpec(
+                f"object {ref.id} is {spec.dtype} {list(spec.shape)}, but the list of tensors "
+                f"says {ref.spec.dtype} {list(ref.spec.shape)}",
+                hint="`tvc fsck` says which vectors have that list",
+            )
+        return data
+
+    def _stored(self, ref: TensorRef, spec: TensorSpec) -> Tensor:
         """Return a stored tensor as numbers, in the type and with the rows of `spec`."""
-        found, data = self._read(identity)
-        return grow(from_stored(found, data, compute_dtype(spec)), spec.shape)
+        numbers = from_stored(ref.spec, self._load(ref), compute_dtype(spec))
+        return grow(numbers, spec.shape)
 
     def _sum(self, name: str, terms: tuple[Scaled, ...], spec: TensorSpec) -> Tensor:
         total = torch.zeros(spec.shape, dtype=compute_dtype(spec))
@@ -218,7 +234,7 @@ class Evaluator:
             case Difference(tuned, parent):
                 before_spec, before = self._evaluate(name, parent)
                 numbers = from_stored(before_spec, before, compute_dtype(spec))
-                return self._stored(tuned.id, spec).sub_(grow(numbers, spec.shape))
+                return self._stored(tuned, spec).sub_(grow(numbers, spec.shape))
             case LowRank(factors):
                 return self._product(factors, spec)
             case Merged():
@@ -227,7 +243,8 @@ class Evaluator:
     def _product(self, factors: Factors, spec: TensorSpec) -> Tensor:
         """Return `scale * up @ down`, summed in float64 and rounded once."""
         up, down = (
-            from_stored(*self._read(ref.id), torch.float64) for ref in (factors.up, factors.down)
+            from_stored(ref.spec, self._load(ref), torch.float64)
+            for ref in (factors.up, factors.down)
         )
         product = (up @ down).mul_(float(factors.scale))
         shaped = product.T if factors.transposed else product
@@ -247,7 +264,7 @@ class Evaluator:
         supplies: dict[str, Callable[[], Tensor | Statistics]] = {
             "weights": lambda: merge.weights,
             "statistics": lambda: merge.statistics,
-            "base": partial(self._stored, merged.base.id, spec),
+            "base": partial(self._stored, merged.base, spec),
             "uniforms": partial(_uniforms, name, merged, merge.options, spec),
         }
         deltas = self._deltas(name, merged, spec)
