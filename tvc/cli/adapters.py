@@ -94,7 +94,8 @@ def import_(
 
 def _commit(session: Session, change: Change, after: State, message: str, *, adds: bool) -> Made:
     with progress_of(session, "comparing") as on_plan:
-        return commit_state(change, after, message, must_change_weights=adds, on_plan=on_plan)
+        hint = "its factors multiply to nothing: was it trained?" if adds else None
+        return commit_state(change, after, message, idle_hint=hint, on_plan=on_plan)
 
 
 def _provenance(state: State, adapter: AdapterDirectory, source: str) -> dict[str, Scalar]:

@@ -13,6 +13,7 @@ from tvc.domain.names import printable
 from tvc.domain.recipe import format_recipe, recipe_id
 from tvc.models.writer import parse_size
 from tvc.repository.objects import Objects, open_objects
+from tvc_store.durable import write_errors
 
 __all__ = ["checkout"]
 
@@ -108,7 +109,11 @@ def checkout(
 
 def _default_target(root: Path, revision: str) -> Path:
     folder = root / "checkouts"
-    folder.mkdir(exist_ok=True)
+    with write_errors(folder):
+        folder.mkdir(exist_ok=True)
+        # What is written here is never meant for git.
+        if not (folder / ".gitignore").exists():
+            (folder / ".gitignore").write_text("*\n")
     return folder / revision.replace("/", "-").replace("~", "-").replace("^", "-")
 
 

@@ -15,6 +15,7 @@ from tvc.versioning.finishing import Made
 from tvc.versioning.interference import Clashes, measure_interference
 
 __all__ = [
+    "IDLE_MERGE",
     "LARGE",
     "interference_facts",
     "progress_of",
@@ -22,6 +23,9 @@ __all__ = [
     "say_interference",
     "say_made",
 ]
+
+IDLE_MERGE = "what was merged is here already, or its density or weight is too small"
+"""What to look for where a merge would change nothing."""
 
 LARGE = 0.2
 """Share of a tensor's entries, by magnitude, that the reports call large."""

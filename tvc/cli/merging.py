@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from tvc.cli.completing import complete_revision
-from tvc.cli.measures import progress_of, say_interference, say_made
+from tvc.cli.measures import IDLE_MERGE, progress_of, say_interference, say_made
 from tvc.cli.session import Session, pass_session
 from tvc.domain.changes import describe_changes
 from tvc.domain.errors import InputError, StateError
@@ -24,6 +24,7 @@ from tvc.repository.objects import Objects, open_objects
 from tvc.repository.position import Position
 from tvc.repository.repository import Repository
 from tvc.repository.state import read_plain_file
+from tvc.versioning.conflicts import describe_conflicts, merging_of, stop_for_conflicts
 from tvc.versioning.finishing import commit_state
 from tvc.versioning.mergekit import RANDOM
 from tvc.versioning.mergekit_file import parse_mergekit
@@ -32,9 +33,7 @@ from tvc.versioning.merging import (
     MergeRequest,
     Prepared,
     UpToDate,
-    merging_of,
     prepare_merge,
-    stop_for_conflicts,
 )
 from tvc.versioning.strict_yaml import MAX_YAML
 from tvc_store.local import Store
@@ -194,7 +193,8 @@ def merge(
         if dry_run:
             _say_dry_run(session, repository, work)
         else:
-            _merge(session, repository, work, message, no_commit=no_commit)
+            favoured = favour is not None
+            _merge(session, repository, work, message, favoured=favoured, no_commit=no_commit)
     except UpToDate as error:
         session.say(f"{error.message}.")
 
@@ -245,7 +245,8 @@ def _abort(session: Session, repository: Repository) -> None:
 def _say_dry_run(session: Session, repository: Repository, work: _Work) -> None:
     with open_objects(repository.layout) as store:
         prepared = work.prepare(repository.position(), store)
-        _say_prepared(session, prepared)
+        for line in _prepared_lines(prepared):
+            click.echo(line)  # asked for, so that --quiet does not silence it
         say_interference(
             session, Objects(store, prepared.state), prepared.base.base, prepared.differences()
         )
@@ -257,6 +258,7 @@ def _merge(
     work: _Work,
     message: str | None,
     *,
+    favoured: bool,
     no_commit: bool,
 ) -> None:
     with repository.change(session.command_line, waiting=session.waiting) as change:
@@ -282,7 +284,8 @@ def _merge(
                 prepared.state,
                 text,
                 other_parents=[tip.commit for tip in prepared.theirs],
-                must_change_weights=True,
+                # Whoever says whose side to take may get that side, unchanged.
+                idle_hint=None if favoured else IDLE_MERGE,
                 on_plan=on_plan,
             )
         _say_prepared(session, prepared)
@@ -290,8 +293,13 @@ def _merge(
 
 
 def _say_prepared(session: Session, prepared: Prepared) -> None:
-    for line in describe_changes(prepared.ours.state.recipe, prepared.state.recipe):
+    for line in _prepared_lines(prepared):
         session.say(line)
-    for conflict in prepared.conflicts:
-        session.say(f"conflict: {conflict}")
-    session.say(f"recipe: {format_recipe(prepared.state.recipe)}")
+
+
+def _prepared_lines(prepared: Prepared) -> list[str]:
+    if not prepared.is_clear:
+        rest = format_recipe(prepared.state.recipe)
+        return [*describe_conflicts(prepared), f"agreed on: {rest}"]
+    lines = describe_changes(prepared.ours.state.recipe, prepared.state.recipe)
+    return [*lines, f"recipe: {format_recipe(prepared.state.recipe)}"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from tvc.cli.measures import progress_of, say_made
+from tvc.cli.measures import IDLE_MERGE, progress_of, say_made
 from tvc.cli.progress import byte_progress, format_bytes
 from tvc.cli.session import Session, pass_session
 from tvc.domain.changes import describe_changes
@@ -14,8 +14,8 @@ from tvc.models.directory import ModelDirectory
 from tvc.recording.committing import Committed, commit_finetune
 from tvc.recording.matching import Allowances
 from tvc.repository.repository import Change
+from tvc.versioning.conflicts import parse_merging
 from tvc.versioning.finishing import commit_state
-from tvc.versioning.merging import parse_merging
 
 __all__ = ["commit"]
 
@@ -86,7 +86,7 @@ def _commit_recipe(session: Session, change: Change, message: str | None) -> Non
             state,
             text,
             other_parents=merging.parents if merging else (),
-            must_change_weights=merging is not None,
+            idle_hint=IDLE_MERGE if merging and not merging.by_hand else None,
             on_plan=on_plan,
         )
     for line in describe_changes(head.recipe, state.recipe):

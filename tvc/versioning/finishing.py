@@ -56,7 +56,7 @@ def commit_state(
     message: str,
     *,
     other_parents: Sequence[str] = (),
-    must_change_weights: bool = False,
+    idle_hint: str | None = None,
     on_plan: Callable[[int], Callable[[int], None]],
 ) -> Made:
     """Check a state, measure it against HEAD, and commit it.
@@ -66,7 +66,7 @@ def commit_state(
         state: What the commit will say.
         message: Its message.
         other_parents: Further parents.
-        must_change_weights: Refuse a commit that leaves every weight and file as it is.
+        idle_hint: Refuse a commit that leaves every weight and file as it is, with this hint.
         on_plan: Called with the bytes to be compared; returns the function told of progress.
 
     Raises:
@@ -81,10 +81,10 @@ def commit_state(
         check_evaluable(objects, state)
         seen = measure_change(objects, head.normal, state.normal, on_plan=on_plan)
         before, after = (plan_files(each.normal, objects.library) for each in (head, state))
-        if must_change_weights and not seen.elements and before == after:
+        if idle_hint is not None and not seen.elements and before == after:
             raise NothingToCommit(
                 f"this would change no weight and no file: {format_recipe(state.recipe)}",
-                hint="is the density or a weight too small?",
+                hint=idle_hint,
             )
         return Made(change.commit(state, message, other_parents=other_parents), seen)
 

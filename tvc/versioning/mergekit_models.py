@@ -67,12 +67,8 @@ class _Models:
         self._repository = repository
         self.ours = tip_of(repository, position.branch or "HEAD", position.commit)
         self._refs = {
-            kind: {
-                ref.removeprefix(f"refs/{kind}/"): sha
-                for ref, sha in sorted(position.refs.items())
-                if ref.startswith(f"refs/{kind}/")
-            }
-            for kind in ("heads", "tags")
+            kind: [ref.removeprefix(kind) for ref in sorted(position.refs) if ref.startswith(kind)]
+            for kind in ("refs/heads/", "refs/tags/")
         }
         # Ours first: of vectors of one name, HEAD's is meant.
         commits = dict.fromkeys([position.commit, *sorted(position.refs.values())])
@@ -85,16 +81,17 @@ class _Models:
             NoSuchModel: There is none, or more than one.
         """
         for matches in (_is_exactly(name), _ends_alike(name)):
-            for refs in self._refs.values():
+            for kind, refs in self._refs.items():
                 if found := _only(name, [ref for ref in refs if matches(ref)]):
-                    tip = tip_of(self._repository, found, refs[found])
+                    commit = self._repository.git.resolve(kind + found)
+                    tip = tip_of(self._repository, found, commit)
                     return _Model(tip.normal.base, tip.normal.terms, tip, tip.state.vectors)
             if model := self._vector(name, lambda vector, _: matches(vector)):  # noqa: B023 -- called at once
                 return model
         if model := self._vector(name, lambda _, record: _is_source(name, record)):
             return model
         vectors = {vector for state in self._states for vector in state.vectors}
-        known = sorted({*self._refs["heads"], *self._refs["tags"], *vectors})
+        known = sorted({*vectors, *(ref for refs in self._refs.values() for ref in refs)})
         raise NoSuchModel(
             f"no branch, tag or vector here is the model {printable(name)!r}",
             hint=nearest(name, known) or "commit it first, or name a branch in the file instead",

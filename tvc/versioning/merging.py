@@ -6,13 +6,10 @@ the models.
 Nothing here prints, and nothing is written but through a `Change`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
 
-from tvc.domain.documents import format_conflicted_recipe
 from tvc.domain.errors import ConflictError, InputError, StateError
 from tvc.domain.files import FileConflict, plan_files
 from tvc.domain.names import printable
@@ -28,10 +25,9 @@ from tvc.domain.recipe import (
 )
 from tvc.domain.threeway import Conflict, Side, merge_choices, merge_terms
 from tvc.merging.registry import find_method
-from tvc.repository.layout import RECIPE
 from tvc.repository.objects import Objects
 from tvc.repository.position import Position
-from tvc.repository.repository import Change, Repository
+from tvc.repository.repository import Repository
 from tvc.repository.state import State
 from tvc.versioning.editing import adopt
 from tvc.versioning.replaying import with_normal
@@ -39,18 +35,14 @@ from tvc_store.local import Store
 
 __all__ = [
     "MergeRequest",
-    "Merging",
     "Prepared",
     "Tip",
     "UpToDate",
     "is_ancestor",
     "joined_vectors",
     "merge_base",
-    "merging_of",
-    "parse_merging",
     "prepare_merge",
     "settle_files",
-    "stop_for_conflicts",
     "tip_of",
 ]
 
@@ -139,25 +131,6 @@ class Prepared:
 
     def _sides(self) -> tuple[Tip, ...]:
         return (self.ours, *self.theirs)
-
-
-@dataclass(frozen=True, slots=True)
-class Merging:
-    """A merge that waits for its conflicts to be resolved, as kept in .tvc.
-
-    Args:
-        parents: Hashes of the merge commit's further parents.
-        message: Its message.
-    """
-
-    parents: tuple[str, ...]
-    message: str
-
-
-def parse_merging(text: str) -> Merging:
-    """Read what `merging_of` wrote."""
-    body: dict[str, Any] = json.loads(text)
-    return Merging(tuple(body["parents"]), body["message"])
 
 
 def prepare_merge(
@@ -338,42 +311,3 @@ def _owners(prepared: Prepared, error: FileConflict) -> tuple[str, str]:
     ours = next((name for name in error.owners if name in mine), error.owners[0])
     theirs = next((name for name in error.owners if name != ours), error.owners[-1])
     return ours, theirs
-
-
-def merging_of(prepared: Prepared, message: str) -> str:
-    """Return the state of a merge that waits for `tvc commit`, as text."""
-    return json.dumps({"parents": [t.commit for t in prepared.theirs], "message": message})
-
-
-def stop_for_conflicts(change: Change, prepared: Prepared, message: str) -> ConflictError:
-    """Write the conflicts into recipe.toml and return the error that says so.
-
-    Args:
-        change: The repository, locked.
-        prepared: A merge that is not clear.
-        message: The message that the merge commit will have.
-    """
-    shown = [
-        (_named(prepared, each.terms("ours")), _named(prepared, each.terms("theirs")))
-        for each in prepared.conflicts
-    ]
-    documents = prepared.state.documents()
-    theirs = " ".join(tip.name for tip in prepared.theirs)
-    documents[RECIPE] = format_conflicted_recipe(
-        prepared.state.recipe,
-        shown,
-        dict(prepared.file_conflicts),
-        ours=printable(prepared.ours.name),
-        theirs=printable(theirs),
-    )
-    change.edit_documents(documents, merging=merging_of(prepared, message))
-    count = len(prepared.conflicts) + len(prepared.file_conflicts)
-    return ConflictError(
-        f"{count} conflict{'s' if count > 1 else ''} in recipe.toml",
-        hint="edit it and `tvc commit`, or `tvc merge --abort`; --ours or --theirs takes one side",
-    )
-
-
-def _named(prepared: Prepared, terms: Sum) -> Sum:
-    recipe = Recipe(prepared.ours.normal.base, terms)
-    return prepared.state.library().display(recipe).terms
