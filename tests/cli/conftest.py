@@ -11,18 +11,30 @@ from cli_bench import Cli, copied, save_adapter, save_model, tuned, weights_of
 from tvc.cli.main import _run
 
 
+@pytest.fixture(scope="session", autouse=True)
+def session_environment():
+    """Nothing of the person who runs the tests, and no waiting for the disk.
+
+    What survives a power cut is tested where files are written (tests/store, tests/repository).
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for role in ("AUTHOR", "COMMITTER"):
+            patch.setenv(f"GIT_{role}_NAME", "Ada")
+            patch.setenv(f"GIT_{role}_EMAIL", "ada@example.org")
+            patch.setenv(f"GIT_{role}_DATE", "2026-01-02T03:04:05Z")
+        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        patch.setenv("GIT_TEST_FSYNC", "0")
+        patch.setenv("COLUMNS", "100")
+        patch.setenv("TERM", "dumb")
+        patch.setattr(os, "fsync", lambda fd: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def environment(monkeypatch, tmp_path):
-    """Nothing of the person who runs the tests."""
-    for role in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{role}_NAME", "Ada")
-        monkeypatch.setenv(f"GIT_{role}_EMAIL", "ada@example.org")
-        monkeypatch.setenv(f"GIT_{role}_DATE", "2026-01-02T03:04:05Z")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+def home(monkeypatch, tmp_path):
+    """A home of its own for each test."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("TERM", "dumb")
 
 
 @pytest.fixture(scope="session")
@@ -52,19 +64,36 @@ def _quietly(*arguments: object) -> None:
 def template(models, tmp_path_factory) -> Path:
     """A repository whose branches listen, brief and hedging each have one vector more than main."""
     root = tmp_path_factory.mktemp("template") / "repo"
-    with pytest.MonkeyPatch.context() as patch:
-        for role in ("AUTHOR", "COMMITTER"):
-            patch.setenv(f"GIT_{role}_NAME", "Ada")
-            patch.setenv(f"GIT_{role}_EMAIL", "ada@example.org")
-            patch.setenv(f"GIT_{role}_DATE", "2026-01-02T03:04:05Z")
-        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-        patch.chdir(root.parent)
+    with contextlib.chdir(root.parent):
         _quietly("init", "repo", "--base", models / "base")
-        patch.chdir(root)
+    with contextlib.chdir(root):
         for name in ("listen", "brief", "hedging"):
             _quietly("switch", "-c", name, "main")
             _quietly("commit", models / name, "-m", f"Teach {name}", "--name", name)
         _quietly("switch", "main")
+    return root
+
+
+@pytest.fixture(scope="session")
+def clash_template(template, tmp_path_factory) -> Path:
+    """On branch more; the branches more and less have listen at 2 and at 0.5."""
+    root = copied(template, tmp_path_factory.mktemp("clash") / "repo")
+    with contextlib.chdir(root):
+        for name, coefficient in (("less", "0.5"), ("more", "2")):
+            _quietly("switch", "-c", name, "listen")
+            _quietly("scale", "listen", coefficient)
+            _quietly("commit", "-m", f"listen at {coefficient}")
+    return root
+
+
+@pytest.fixture(scope="session")
+def templates_template(template, models, tmp_path_factory) -> Path:
+    """On branch casual; the branches formal and casual changed the chat template differently."""
+    root = copied(template, tmp_path_factory.mktemp("templates") / "repo")
+    with contextlib.chdir(root):
+        for name in ("formal", "casual"):
+            _quietly("switch", "-c", name, "main")
+            _quietly("commit", models / name, "-m", name)
     return root
 
 
@@ -79,5 +108,21 @@ def tvc(monkeypatch, capsys, tmp_path) -> Cli:
 def repo(tvc, template, tmp_path, monkeypatch) -> Path:
     """A copy of the stocked repository, which is the current folder."""
     root = copied(template, tmp_path / "repo")
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture
+def clash(tvc, clash_template, tmp_path, monkeypatch) -> Path:
+    """A copy of the repository with a conflict, which is the current folder."""
+    root = copied(clash_template, tmp_path / "repo")
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture
+def talkers(tvc, templates_template, tmp_path, monkeypatch) -> Path:
+    """A copy of the repository with two chat templates, which is the current folder."""
+    root = copied(templates_template, tmp_path / "repo")
     monkeypatch.chdir(root)
     return root

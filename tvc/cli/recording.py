@@ -76,7 +76,8 @@ def commit(
 def _commit_recipe(session: Session, change: Change, message: str | None) -> None:
     state = change.repository.working_state()
     head = change.repository.state_at(change.before.commit)
-    merging = parse_merging(change.before.merging) if change.before.merging else None
+    under_way = change.before.merging
+    merging = None if under_way is None else parse_merging(under_way)
     text = message or (merging.message if merging else None)
     if text is None:
         raise click.UsageError("say what the commit is for: -m MESSAGE")
