@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from tvc.domain.documents import MAX_DOCUMENT
@@ -142,10 +143,11 @@ def find_roots(repository: Repository, *, since: float) -> tuple[list[Root], lis
     git, layout = repository.git, repository.layout
     found, damaged = read_log(layout)
     failures: list[TvcError] = list(damaged.values())
-    roots = list(_refs(git))
-    for further in (_working_tree, _merge_heads, _journal):
+    roots: list[Root] = []
+    further = (_working_tree, _merge_heads, _journal)
+    for find in (partial(_refs, git), *(partial(each, layout) for each in further)):
         try:
-            roots += further(layout)
+            roots += find()
         except TvcError as error:
             failures.append(error)
     records = [Root("the reflog", commit) for commit in _reflog(git, since=since)]
@@ -169,7 +171,10 @@ def _journal(layout: Layout) -> list[Root]:
 def _refs(git: GitGateway) -> Iterator[Root]:
     if git.attempt("symbolic-ref", "--quiet", "HEAD")[0]:
         yield Root("HEAD", git.resolve("HEAD"), is_tip=True)
-    lines = git.text("for-each-ref", "--format=%(objectname) %(refname)").splitlines()
+    status, output, errors = git.attempt("for-each-ref", "--format=%(objectname) %(refname)")
+    lines = output.decode("utf-8", "replace").splitlines()
+    if status or "broken" in errors:  # git passes over what it cannot read with a warning
+        raise StateError(f"git: {printable((errors.strip() or 'failed').splitlines()[0])}")
     for sha, _, ref in (line.partition(" ") for line in lines):
         name = ref.removeprefix("refs/heads/").removeprefix("refs/remotes/")
         yield Root(f"tag {ref[10:]}" if ref.startswith("refs/tags/") else name, sha, is_tip=True)
@@ -245,20 +250,29 @@ def read_history(git: GitGateway, roots: Sequence[Root], failures: Sequence[TvcE
 def _known(git: GitGateway, hashes: Iterable[str]) -> dict[str, str]:
     """Return the hash that names a commit, or a tag of one → the commit, for those git has."""
     wanted = sorted(hashes)
-    request = "".join(f"{sha}^{{commit}}\n" for sha in wanted).encode()
-    lines = git.run("cat-file", "--batch-check", stdin=request).decode().splitlines()
+    kinds = _kinds(git, [f"{sha}^{{commit}}" for sha in wanted])
     return {
         sha: line.split()[0]
-        for sha, line in zip(wanted, lines, strict=True)
+        for sha, line in zip(wanted, kinds, strict=True)
         if line.split()[1] == "commit"
     }
 
 
+def _kinds(git: GitGateway, names: Sequence[str]) -> list[str]:
+    """Return `HASH KIND …` or `NAME missing` for each object; a damaged one is missing."""
+    request = "".join(f"{name}\n" for name in names).encode()
+    try:
+        return git.run("cat-file", "--batch-check", stdin=request).decode().splitlines()
+    except GitFailed:
+        if len(names) == 1:
+            return [f"{names[0]} missing"]
+        return [line for name in names for line in _kinds(git, [name])]
+
+
 def _lost(git: GitGateway, roots: Sequence[Root]) -> list[Root]:
     """Return the roots of which git has nothing; a tag may name what is no commit."""
-    request = "".join(f"{root.commit}\n" for root in roots).encode()
-    lines = git.run("cat-file", "--batch-check", stdin=request).decode().splitlines()
-    return [r for r, line in zip(roots, lines, strict=True) if line.endswith("missing")]
+    kinds = _kinds(git, [root.commit or "" for root in roots])
+    return [r for r, line in zip(roots, kinds, strict=True) if line.endswith("missing")]
 
 
 def _read(

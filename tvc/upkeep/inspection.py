@@ -146,18 +146,17 @@ def _git(repository: Repository) -> Iterator[Problem]:
 
 
 def _documents(repository: Repository, history: History, needs: Needs) -> Iterator[Problem]:
-    explained: set[str] = set()
+    said: set[str] = set()
     for document, error in needs.malformed.items():
-        places = history.places(document)
-        explained.update(places)
-        yield Problem("document", _line(error), needed_by=_some(places))
+        said.add(error.message)
+        yield Problem("document", _line(error), needed_by=_some(history.places(document)))
     # Every document may be well-formed, and the whole still name what it does not describe.
     for name, commit in history.tips():
-        if name not in explained:
-            try:
-                state = State.parse(documents_at(repository.git, commit))
-                state.library().normal_form(state.recipe)
-            except TvcError as error:
+        try:
+            state = State.parse(documents_at(repository.git, commit))
+            state.library().normal_form(state.recipe)
+        except TvcError as error:
+            if error.message not in said:
                 yield Problem("document", _line(error), needed_by=(printable(name),))
 
 

@@ -15,6 +15,7 @@ from tvc.domain.names import printable
 from tvc.domain.snapshot import Snapshot
 from tvc.domain.vector import BaseRecord, VectorRecord
 from tvc.repository.layout import BASES
+from tvc.repository.position import BadPosition
 from tvc.repository.repository import Repository
 from tvc.upkeep.inspection import Inspection, inspect, work_bytes
 from tvc.upkeep.needs import ListRef, Needs
@@ -68,6 +69,8 @@ def repair(
     Raises:
         WriteFailed: The disk is full, or may not be written.
     """
+    with suppress(BadPosition):  # a damaged journal is removed below
+        repository.recover()
     offers = _Offers(repository.layout.root, folders, progress)
     done: list[str] = []
     for _ in range(_ROUNDS):
@@ -103,10 +106,11 @@ class _Offers:
         if folder not in self._opened:
             self._opened[folder] = None
             try:
+                if quiet and not folder.exists():
+                    return None
                 self._opened[folder] = open_offer(folder, progress=self._progress)
             except (TvcError, OSError, ValueError) as error:  # a hostile name may have a NUL
-                if not quiet or folder.exists():
-                    self.notes.append(printable(f"{folder}: {error}", limit=500))
+                self.notes.append(printable(f"{folder}: {error}", limit=500))
         return self._opened[folder]
 
 
@@ -126,7 +130,6 @@ class _Mender:
     def run(self) -> list[str]:
         self._remove_strays()
         self._remove_records()
-        self._repository.recover()
         self._mend_sources()
         self._put_back()
         lost = self._lost()
