@@ -15,6 +15,8 @@ import click
 from tvc import __version__
 from tvc.cli.lazy import Lazy, LazyGroup
 from tvc.cli.session import Session
+from tvc.domain.errors import InputError
+from tvc.domain.names import printable
 from tvc_store.errors import TvcError
 
 __all__ = ["main", "tvc"]
@@ -131,6 +133,7 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
+        _check_text(arguments)
         return tvc.main(args=arguments, prog_name="tvc", standalone_mode=False) or 0
     except TvcError as error:
         _print_error(error.message, error.hint)
@@ -160,7 +163,21 @@ def _run(arguments: list[str]) -> int:
         return _BUG
 
 
+def _check_text(arguments: list[str]) -> None:
+    """Refuse bytes that are no text, since names, messages and paths are kept as text."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{printable(argument)!r} is not UTF-8") from None
+
+
 def _print_error(message: str, hint: str | None) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {_plain(message)}", err=True)
     if hint:
-        click.echo(f"{click.style('hint:', fg='yellow')} {hint}", err=True)
+        click.echo(f"{click.style('hint:', fg='yellow')} {_plain(hint)}", err=True)
+
+
+def _plain(text: str) -> str:
+    """Return text whose only control characters are ends of lines, whatever it quotes."""
+    return "\n".join(printable(line, limit=2000) for line in text.split("\n"))

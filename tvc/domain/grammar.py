@@ -77,9 +77,14 @@ def parse_number(text: str) -> Fraction:
         InputError: It is no number, too long, or divides by zero.
     """
     body = text.strip()
+    if len(body) > _MAX_DIGITS:
+        raise InputError(
+            f"{printable(text)!r} is not a number of at most {_MAX_DIGITS} characters",
+            hint="round it",
+        )
     sign = -1 if body.startswith("-") else 1
     match = _NUMBER.fullmatch(body.removeprefix("-"))
-    if match is None or len(body) > _MAX_DIGITS or abs(int(match[2] or 0)) > _MAX_EXPONENT:
+    if match is None or abs(int(match[2] or 0)) > _MAX_EXPONENT:
         raise InputError(f"{printable(text)!r} is not a number", hint="write 0.8, 1e-3 or 1/5")
     denominator = int(match[3] or 1)
     if denominator == 0:

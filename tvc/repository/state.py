@@ -76,12 +76,22 @@ class State:
         return cls(parse_recipe_document(documents[RECIPE]), bases, vectors)
 
     def documents(self) -> dict[str, str]:
-        """Write the documents that `parse` reads."""
-        return {
+        """Write the documents that `parse` reads.
+
+        Raises:
+            BadDocument: A recipe could not be read again: too long a number, nested too deep.
+        """
+        documents = {
             RECIPE: format_recipe_document(self.recipe),
             **{f"{BASES}{name}.toml": format_base(base) for name, base in self.bases.items()},
             **{f"{VECTORS}{name}.toml": format_vector(v) for name, v in self.vectors.items()},
         }
+        parse_recipe_document(documents[RECIPE])
+        for name, record in self.vectors.items():
+            if record.parent.terms:
+                path = f"{VECTORS}{name}.toml"
+                parse_vector(documents[path], path=path)
+        return documents
 
     def library(self, read_blob: Callable[[ObjectId], bytes] | None = None) -> Library:
         """Return the names' meanings; without `read_blob` no contents can be read from it."""

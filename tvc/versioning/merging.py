@@ -244,6 +244,8 @@ def _merged_base(base: Tip, ours: Tip, theirs: Tip, root: str) -> str:
 
 def _merge_by_method(prepared: Prepared, base: Tip, request: MergeRequest) -> Prepared:
     assert request.method is not None, "the caller has looked"
+    if not request.scale:
+        raise InputError("a lambda of 0 merges nothing")
     method = find_method(request.method)
     sides = (prepared.ours, *prepared.theirs)
     for tip in sides:
@@ -274,7 +276,11 @@ def _merge_by_method(prepared: Prepared, base: Tip, request: MergeRequest) -> Pr
 
 def _check_weights(weights: Mapping[str, Fraction], sides: Sequence[Tip]) -> None:
     names = [tip.name for tip in sides]
-    for name in weights:
+    for name, weight in weights.items():
+        if not weight:
+            raise InputError(
+                f"--weight {printable(name)}=0 merges nothing of it", hint="leave the branch out"
+            )
         if name not in names:
             raise InputError(
                 f"--weight {printable(name)}: it is not among what is merged",
