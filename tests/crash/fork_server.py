@@ -181,8 +181,13 @@ class _Counter:
 def _child(request: dict) -> None:
     os.setsid()
     stem = Path(request["stem"])
+    copiers: list[subprocess.Popen] = []
     for fd, end in ((1, ".out"), (2, ".err")):
         file = os.open(stem.with_suffix(end), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        if request["file_limit"] is not None:  # what is printed is not limited
+            copier = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
+            copiers.append(copier)
+            file = copier.stdin.fileno()
         os.dup2(file, fd)
     os.chdir(request["cwd"])
     sys.argv = ["tvc", *request["run"]]
@@ -199,6 +204,11 @@ def _child(request: dict) -> None:
         stem.with_suffix(".calls").write_text(" ".join(counter.calls))
     sys.stdout.flush()
     sys.stderr.flush()
+    for fd, copier in zip((1, 2), copiers, strict=False):
+        os.close(fd)
+        copier.stdin.close()
+    for copier in copiers:
+        copier.wait()
     os._exit(code)
 
 
