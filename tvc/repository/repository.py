@@ -318,8 +318,12 @@ class Repository:
         with suppress(TvcError, OSError):
             self._remove_git_locks()
             complete(self.git, self.layout, journal.backward)
-            self._forget_journal()
-            return True
+        with suppress(TvcError, OSError):
+            self._remove_git_locks()  # those of a git that the system has just killed
+            # Git's index may be left behind, which no command of tvc's minds.
+            if self.position() == journal.before:
+                self._forget_journal()
+                return True
         return False
 
 
