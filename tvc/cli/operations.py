@@ -6,6 +6,7 @@ import click
 
 from tvc.cli.session import Session, pass_session
 from tvc.domain.errors import InputError
+from tvc.domain.names import printable
 from tvc.repository.operations import next_to_undo, operations
 from tvc.repository.repository import Change
 
@@ -15,9 +16,9 @@ __all__ = ["op", "undo"]
 def _say_where(session: Session, change: Change) -> None:
     now = change.before
     subject = change.repository.git.text("log", "-1", "--format=%s", now.commit)
-    session.say(f"{now.branch or 'detached HEAD'} is at {now.commit[:10]} {subject}")
+    session.say(f"{now.branch or 'detached HEAD'} is at {now.commit[:10]} {printable(subject)}")
     if now.overlay:
-        session.say(f"uncommitted again: {', '.join(now.overlay)}")
+        session.say(f"uncommitted again: {', '.join(map(printable, now.overlay))}")
 
 
 @click.command(epilog="Example: tvc undo")
@@ -31,7 +32,7 @@ def undo(session: Session) -> None:
     with repository.change(session.command_line, waiting=session.waiting) as change:
         operation = next_to_undo(repository.layout)
         change.move(operation.before, undoes=operation.number)
-        session.say(f"undid {operation.number}: {operation.command}")
+        session.say(f"undid {operation.number}: {printable(operation.command, limit=500)}")
         _say_where(session, change)
 
 
@@ -49,7 +50,9 @@ def log(session: Session, *, count: int) -> None:
     for operation in operations(session.repository().layout)[: -count - 1 : -1]:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(operation.time))
         moved = operation.after.commit[:10]
-        lines.append(f"{operation.number:5}  {when}  {moved}  {operation.command}")
+        lines.append(
+            f"{operation.number:5}  {when}  {moved}  {printable(operation.command, limit=500)}"
+        )
     session.show("\n".join(lines) or "no operations yet")
 
 

@@ -54,6 +54,8 @@ _ENVIRONMENT: Final = {
 _IDENTITY: Final = (
     'tell git who you are: git config --global user.name "…", and the same with user.email'
 )
+# What writes an index reads the files that it is not sure of, and would have filters read them.
+_READS_FILES: Final = frozenset(["read-tree", "update-index"])
 _HINTS: Final = {
     "dubious ownership": "the folder is another user's: see safe.directory in `git help config`",
     "empty ident name": _IDENTITY,
@@ -88,6 +90,7 @@ class GitGateway:
         self._git = Git(root)
         self._options = [part for setting in _SETTINGS for part in ("-c", setting)]
         self._kept: tuple[int, ...] = ()
+        self._filterless: dict[str, str] | None = None
 
     @contextmanager
     def keeping(self, fd: int | None) -> Generator[None]:
@@ -133,6 +136,9 @@ class GitGateway:
         self, *arguments: str, stdin: bytes | None = None, environment: dict[str, str] | None = None
     ) -> tuple[int, bytes, str]:
         """Run git and return its exit status, standard output and standard error."""
+        given = _ENVIRONMENT | (environment or {})
+        if arguments[0] in _READS_FILES:
+            given |= self._without_filters()
         with _readable(stdin or b"") as source:
             try:
                 result = self._git.execute(
@@ -142,7 +148,7 @@ class GitGateway:
                     with_exceptions=False,
                     stdout_as_string=False,
                     strip_newline_in_stdout=False,
-                    env=_ENVIRONMENT | (environment or {}),
+                    env=given,
                     pass_fds=self._kept,
                 )
             except GitCommandNotFound:
@@ -150,6 +156,21 @@ class GitGateway:
                     "git was not found", hint="install git: apt-get install git"
                 ) from None
         return result
+
+    def _without_filters(self) -> dict[str, str]:
+        """Return the environment in which git runs no filter that its configuration names.
+
+        As variables and not with `-c`, which would cut a name at its first `=`.
+        """
+        if self._filterless is None:
+            _, output, _ = self.attempt("config", "-z", "--name-only", "--get-regexp", r"^filter\.")
+            names = sorted(set(output.decode("utf-8", "surrogateescape").split("\0")) - {""})
+            self._filterless = {"GIT_CONFIG_COUNT": str(len(names))}
+            for number, name in enumerate(names):
+                off = "false" if name.endswith(".required") else ""
+                self._filterless[f"GIT_CONFIG_KEY_{number}"] = name
+                self._filterless[f"GIT_CONFIG_VALUE_{number}"] = off
+        return self._filterless
 
     def resolve(self, revision: str, *, kind: str = "commit") -> str:
         """Return the full hash of a revision.

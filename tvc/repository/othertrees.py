@@ -1,7 +1,7 @@
 """Moves the files of the working tree that are not tvc's (a user's notes, scripts) between commits.
 
 Done by git, with its checks of names and of uncommitted changes, on a separate index that knows
-those files only; git's filters are switched off, since a repository may name any program.
+those files only.
 """
 
 import secrets
@@ -38,8 +38,7 @@ def move_other_files(git: GitGateway, before: str, after: str, *, dry_run: bool 
         git.run("read-tree", trees[0], environment=environment)
         git.attempt("update-index", "-q", "--refresh", environment=environment)
         step = ["read-tree", "-m", "-u", *(["-n"] if dry_run else []), *trees]
-        filters = _without_filters(git)
-        status, _, errors = git.attempt(*filters, *step, environment=environment)
+        status, _, errors = git.attempt(*step, environment=environment)
     if status and dry_run:
         reason = errors.strip().splitlines()[-1] if errors.strip() else "git refused"
         raise StateError(
@@ -58,16 +57,6 @@ def _tree(git: GitGateway, entries: list[TreeEntry], environment: dict[str, str]
     stdin = lines.encode("utf-8", "surrogateescape")
     git.run("update-index", "-z", "--index-info", stdin=stdin, environment=environment)
     return git.run("write-tree", environment=environment).decode().strip()
-
-
-def _without_filters(git: GitGateway) -> list[str]:
-    _, output, _ = git.attempt("config", "-z", "--name-only", "--get-regexp", r"^filter\.")
-    names = sorted({name for name in output.decode("utf-8", "replace").split("\0") if name})
-    return [
-        part
-        for name in names
-        for part in ("-c", f"{name}={'false' if name.endswith('.required') else ''}")
-    ]
 
 
 @contextmanager
