@@ -1,5 +1,6 @@
 """tvc branch, switch and tag."""
 
+import json
 from dataclasses import replace
 
 import click
@@ -38,17 +39,30 @@ def _refuse_taken(position: Position, ref: str) -> None:
             raise StateError(f"there is {other.split('/', 2)[2]!r} already", hint="choose a name")
 
 
-def _list(session: Session, repository: Repository, kind: str) -> None:
+def _list(session: Session, repository: Repository, kind: str, *, as_json: bool) -> None:
     position = repository.position()
     prefix = f"refs/{kind}/"
+    found = [
+        {
+            "name": ref.removeprefix(prefix),
+            "commit": repository.git.resolve(ref),
+            "subject": repository.git.text("log", "-1", "--format=%s", ref, "--"),
+            "current": ref == position.head,
+        }
+        for ref in sorted(position.refs)
+        if ref.startswith(prefix)
+    ]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
     if position.branch is None and kind == "heads":
         session.say(f"* (detached at {position.commit[:10]})")
-    for ref, commit in sorted(position.refs.items()):
-        if ref.startswith(prefix):
-            mark = "*" if ref == position.head else " "
-            subject = repository.git.text("log", "-1", "--format=%s", commit)
-            name = ref.removeprefix(prefix)
-            click.echo(f"{mark} {name}  {commit[:10]}  {printable(subject, limit=80)}")
+    for each in found:
+        mark, commit = "*" if each["current"] else " ", str(each["commit"])[:10]
+        click.echo(f"{mark} {each['name']}  {commit}  {printable(str(each['subject']), limit=80)}")
+
+
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 
 
 @click.command(epilog="Example: tvc branch brief main")
@@ -56,9 +70,16 @@ def _list(session: Session, repository: Repository, kind: str) -> None:
 @click.argument("start", default="HEAD", shell_complete=complete_revision)
 @click.option("-d", "--delete", is_flag=True, help="Delete the branch NAME.")
 @click.option("-m", "--move", metavar="NEW", help="Rename the branch NAME to NEW.")
+@_AS_JSON
 @pass_session
 def branch(
-    session: Session, *, name: str | None, start: str, delete: bool, move: str | None
+    session: Session,
+    *,
+    name: str | None,
+    start: str,
+    delete: bool,
+    move: str | None,
+    as_json: bool,
 ) -> None:
     """List branches, or make the branch NAME at START.
 
@@ -66,7 +87,7 @@ def branch(
     """
     repository = session.repository()
     if name is None:
-        _list(session, repository, "heads")
+        _list(session, repository, "heads", as_json=as_json)
         return
     with repository.change(session.command_line, waiting=session.waiting) as change:
         now = change.before
@@ -132,12 +153,13 @@ def switch(
 @click.argument("name", required=False)
 @click.argument("start", default="HEAD", shell_complete=complete_revision)
 @click.option("-d", "--delete", is_flag=True, help="Delete the tag NAME.")
+@_AS_JSON
 @pass_session
-def tag(session: Session, *, name: str | None, start: str, delete: bool) -> None:
+def tag(session: Session, *, name: str | None, start: str, delete: bool, as_json: bool) -> None:
     """List tags, or make the tag NAME at START."""
     repository = session.repository()
     if name is None:
-        _list(session, repository, "tags")
+        _list(session, repository, "tags", as_json=as_json)
         return
     with repository.change(session.command_line, waiting=session.waiting) as change:
         if delete:

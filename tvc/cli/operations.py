@@ -1,5 +1,6 @@
 """tvc undo and tvc op: the operation log."""
 
+import json
 import time
 
 import click
@@ -7,7 +8,7 @@ import click
 from tvc.cli.session import Session, pass_session
 from tvc.domain.errors import InputError
 from tvc.domain.names import printable
-from tvc.repository.operations import next_to_undo, operations
+from tvc.repository.operations import Operation, next_to_undo, operations
 from tvc.repository.repository import Change
 
 __all__ = ["op", "undo"]
@@ -43,17 +44,33 @@ def op() -> None:
 
 @op.command(epilog="Example: tvc op log")
 @click.option("-n", "count", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
 @pass_session
-def log(session: Session, *, count: int) -> None:
+def log(session: Session, *, count: int, as_json: bool) -> None:
     """List the last operations, newest first."""
     lines: list[str] = []
-    for operation in operations(session.repository().layout)[: -count - 1 : -1]:
+    found = operations(session.repository().layout)[: -count - 1 : -1]
+    if as_json:
+        click.echo(json.dumps([_facts(operation) for operation in found], indent=2))
+        return
+    for operation in found:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(operation.time))
         moved = operation.after.commit[:10]
         lines.append(
             f"{operation.number:5}  {when}  {moved}  {printable(operation.command, limit=500)}"
         )
     session.show("\n".join(lines) or "no operations yet")
+
+
+def _facts(operation: Operation) -> dict[str, object]:
+    return {
+        "number": operation.number,
+        "time": operation.time,
+        "command": operation.command,
+        "commit": operation.after.commit,
+        "branch": operation.after.branch,
+        "undoes": operation.undoes,
+    }
 
 
 @op.command(epilog="Example: tvc op restore 7")
