@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -39,11 +40,15 @@ def save_model(folder: Path, weights: dict[str, torch.Tensor], **files: str) -> 
     return folder
 
 
+def normal(seed: int, *shape: int) -> torch.Tensor:
+    """Draw numbers that are the same with every version of every library."""
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape)).float()
+
+
 def weights_of(seed: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
     return {
-        name: (torch.randn(shape, generator=generator) * 0.02).to(dtype)
-        for name, shape in SHAPES.items()
+        name: (normal(100 * seed + index, *shape) * 0.02).to(dtype)
+        for index, (name, shape) in enumerate(SHAPES.items())
     }
 
 
@@ -51,12 +56,12 @@ def tuned(
     base: dict[str, torch.Tensor], seed: int, *, share: float = 0.5, names=None
 ) -> dict[str, torch.Tensor]:
     """Return weights of which a share is changed."""
-    generator = torch.Generator().manual_seed(seed)
     found = dict(base)
-    for name in names or base:
-        noise = torch.randn(base[name].shape, generator=generator) * 1e-2
-        mask = torch.rand(base[name].shape, generator=generator) < share
-        found[name] = (base[name].float() + noise * mask).to(base[name].dtype)
+    for index, name in enumerate(names or base):
+        shape = base[name].shape
+        kept = np.random.RandomState(100 * seed + index).random_sample(shape) < share
+        noise = normal(100 * seed + 50 + index, *shape) * 1e-2 * torch.from_numpy(kept)
+        found[name] = (base[name].float() + noise).to(base[name].dtype)
     return found
 
 
@@ -73,9 +78,8 @@ def save_adapter(
 ) -> Path:
     """Write a LoRA adapter as PEFT does."""
     folder.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator().manual_seed(seed)
-    down = torch.randn((rank, shape[1]), generator=generator)
-    up = torch.randn((shape[0], rank), generator=generator) * size
+    down = normal(seed, rank, shape[1])
+    up = normal(seed + 1, shape[0], rank) * size
     prefix = f"base_model.model.{target}"
     save_file(
         {f"{prefix}.lora_A.weight": down, f"{prefix}.lora_B.weight": up},

@@ -11,6 +11,7 @@ __all__ = ["BASES", "RECIPE", "VECTORS", "Layout", "NoRepository", "is_owned"]
 RECIPE: Final = "recipe.toml"
 VECTORS: Final = "vectors/"
 BASES: Final = "bases/"
+_PRIVATE: Final = ".tvc"
 
 
 class NoRepository(StateError):
@@ -41,7 +42,10 @@ class Layout:
                 has no `.tvc` yet.
         """
         for folder in (start, *start.parents):
-            if (folder / ".git").exists() and (folder / RECIPE).is_file():
+            # Without recipe.toml it is a repository too, in which that file was lost.
+            if (folder / ".git").exists() and (
+                (folder / RECIPE).is_file() or (folder / _PRIVATE).is_dir()
+            ):
                 return cls(folder)
         raise NoRepository(
             f"no tvc repository in {start} or above it",
@@ -51,7 +55,7 @@ class Layout:
     @property
     def private(self) -> Path:
         """Folder of everything that git does not track."""
-        return self.root / ".tvc"
+        return self.root / _PRIVATE
 
     @property
     def objects(self) -> Path:

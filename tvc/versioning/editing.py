@@ -10,6 +10,7 @@ from fractions import Fraction
 from tvc.domain.documents import UnresolvedConflict
 from tvc.domain.errors import InputError, StateError
 from tvc.domain.grammar import parse_sum
+from tvc.domain.library import UnknownVector
 from tvc.domain.names import nearest, printable
 from tvc.domain.recipe import (
     Atom,
@@ -76,9 +77,13 @@ def find_vectors(repository: Repository, state: State, names: Iterable[str]) -> 
             raise AmbiguousVector(
                 f"vector {name!r} is not the same on {refs}", hint="rename it on one of them"
             )
-        if found:
-            state = adopt(state, next(iter(found.values())).library().closure([name]))
-    state.library().require(wanted)
+        if not found:
+            known = {vector for each in (state, *others.values()) for vector in each.vectors}
+            raise UnknownVector(
+                f"no branch has a vector {printable(name)!r}",
+                hint=nearest(name, known) or "`tvc vectors` lists what there is",
+            )
+        state = adopt(state, next(iter(found.values())).library().closure([name]))
     return state
 
 
