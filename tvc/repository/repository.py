@@ -4,6 +4,7 @@ Whoever changes something holds the lock and works through a `Change`: objects a
 then commit objects, and then everything that others see moves in one journaled step.
 """
 
+import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from tvc.domain.documents import BadDocument
 from tvc.domain.errors import StateError
 from tvc.repository.gateway import GitGateway
 from tvc.repository.layout import BASES, RECIPE, VECTORS, Layout
@@ -32,7 +34,7 @@ from tvc.repository.position import (
     write_documents,
     write_journal,
 )
-from tvc.repository.state import State, documents_at, documents_on_disk
+from tvc.repository.state import State, documents_at, documents_on_disk, read_plain_file
 from tvc_store.durable import (
     WriteFailed,
     is_temporary,
@@ -144,9 +146,15 @@ class Repository:
     def _first_commit(self, state: State, message: str) -> None:
         """Commit on a branch that has no commit yet; only the last step is seen from outside."""
         documents = state.documents()
-        everything = documents | {".gitignore": _IGNORED}
-        commit = self.commit_object(everything, parents=[], message=message)
-        write_durably(self.layout.root / ".gitignore", [_IGNORED.encode()])
+        ignored = self.layout.root / ".gitignore"
+        if os.path.lexists(ignored) and not _is_ours(ignored):
+            # The user's own stays as it is.
+            write_durably(self.layout.private / ".gitignore", [b"*\n"])
+            commit = self.commit_object(documents, parents=[], message=message)
+        else:
+            everything = documents | {".gitignore": _IGNORED}
+            commit = self.commit_object(everything, parents=[], message=message)
+            write_durably(ignored, [_IGNORED.encode()])
         write_documents(self.layout.root, documents)
         self.git.run("read-tree", commit)
         self.git.attempt("update-index", "-q", "--refresh")
@@ -324,6 +332,14 @@ class Repository:
             if self.position() == journal.before:
                 self._forget_journal()
                 return True
+        return False
+
+
+def _is_ours(ignored: Path) -> bool:
+    """Say whether a killed init wrote a .gitignore."""
+    try:
+        return read_plain_file(ignored, limit=len(_IGNORED)) == _IGNORED.encode()
+    except BadDocument:
         return False
 
 
