@@ -135,6 +135,7 @@ class Repository:
                 (root / ".git" / "config.lock").unlink(missing_ok=True)
                 made.git.run("init", "--quiet", "--initial-branch=main", "--template=", "--", ".")
                 made._remove_git_locks()
+                made.remove_unfinished_files()
                 made._first_commit(state, message)
                 return made
         # The user's own .gitignore stays as it is.
