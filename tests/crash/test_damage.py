@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def check_all(server, world: Path, sound: dict) -> int:
     refused = 0
     for branch in BRANCHES:
         target = world / f"out-{branch}"
+        shutil.rmtree(target, ignore_errors=True)
         outcome = server.run("checkout", branch, "-o", target, cwd=world / "repo")
         if outcome.code == 0:
             assert contents(target) == sound[branch], branch
@@ -48,10 +50,12 @@ def check_all(server, world: Path, sound: dict) -> int:
     return refused
 
 
-@pytest.mark.parametrize("positions", [1, pytest.param(25, marks=pytest.mark.slow)])
-def test_one_flipped_bit_is_refused_and_named(server, template, tmp_path, sound, positions):
+@pytest.mark.parametrize(
+    ("step", "positions"), [(4, 1), pytest.param(1, 25, marks=pytest.mark.slow)]
+)
+def test_one_flipped_bit_is_refused_and_named(server, template, tmp_path, sound, step, positions):
     count = len(objects(template / "repo"))
-    for number in range(count):
+    for number in range(0, count, step):
         for part in range(positions):
             world = copy(template, tmp_path / "world")
             path = objects(world / "repo")[number]
@@ -65,7 +69,7 @@ def test_one_flipped_bit_is_refused_and_named(server, template, tmp_path, sound,
                 listed = ok(server.run("fsck", cwd=world / "repo"), 3)
                 assert path.parent.name + path.name in listed.output
                 ok(server.run("fsck", "--repair", cwd=world / "repo"))
-                assert not check_all(server, copy(world, tmp_path / "mended"), sound)
+                assert not check_all(server, world, sound)
 
 
 @pytest.mark.slow
@@ -88,7 +92,7 @@ def test_cut_lost_and_swapped_objects_are_refused(server, template, tmp_path, so
         assert check_all(server, world, sound)
         ok(server.run("fsck", cwd=world / "repo"), 3)
         ok(server.run("fsck", "--repair", cwd=world / "repo"))
-        assert not check_all(server, copy(world, tmp_path / "mended"), sound)
+        assert not check_all(server, world, sound)
 
 
 def test_a_changed_base_is_refused_and_named(server, fresh, tmp_path):

@@ -95,7 +95,8 @@ def fingerprint(root: Path) -> object:
     head = position.head if position.branch else _history(repository, position.head)
     overlay = {path: text and _timeless(text) for path, text in position.overlay.items()}
     merging = position.merging and json.loads(position.merging)["message"]
-    return json.loads(json.dumps([head, refs, overlay, merging]))
+    git = repository.git.text("status", "--porcelain").splitlines()
+    return json.loads(json.dumps([head, refs, overlay, merging, git]))
 
 
 def _history(repository: Repository, sha: str) -> object:
