@@ -36,11 +36,14 @@ _COMMANDS: Final = {
     invoke_without_command=True,
     epilog="Example: tvc vectors inspect listen",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @click.pass_context
-def vectors(context: click.Context) -> None:
+def vectors(context: click.Context, *, as_json: bool) -> None:
     """List and inspect task vectors; alone, it lists them."""
     if context.invoked_subcommand is None:
-        context.invoke(list_)
+        context.invoke(list_, as_json=as_json)
+    elif as_json:
+        raise click.UsageError(f"say --json after {context.invoked_subcommand}")
 
 
 @dataclass
