@@ -35,7 +35,9 @@ def save_model(folder: Path, weights: dict[str, torch.Tensor], **files: str) -> 
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
-    for name, text in (FILES | {key.replace("__", "."): text for key, text in files.items()}).items():
+    for name, text in (
+        FILES | {key.replace("__", "."): text for key, text in files.items()}
+    ).items():
         (folder / name).write_text(text)
     return folder
 

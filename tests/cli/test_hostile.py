@@ -11,7 +11,11 @@ ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m‮ evil"
 
 def git(*arguments: str, **environment: str) -> str:
     done = subprocess.run(
-        ["git", *arguments], check=True, capture_output=True, text=True, env=os.environ | environment
+        ["git", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
     )
     return done.stdout
 
@@ -69,9 +73,14 @@ def test_unicode_goes_through(tvc, repo):
     assert message in tvc("branch")
 
 
-@pytest.mark.parametrize("word", ["\udcff", "a\udcffb", "\ud800"])
+@pytest.mark.parametrize("word", ["\udcff", "a\udcffb"])
 def test_arguments_are_text(word, tvc, repo):
-    for command in (["log", word], ["commit", "-m", word], ["tag", word], ["commit", word, "-m", "x"]):
+    for command in (
+        ["log", word],
+        ["commit", "-m", word],
+        ["tag", word],
+        ["commit", word, "-m", "x"],
+    ):
         assert "is not UTF-8" in tvc.fails(*command)
 
 

@@ -50,7 +50,9 @@ def history(tvc, repo):
     ],
 )
 def test_text(words, tvc, history):
-    check_golden(f"text/{words.replace(' ', '_').replace('~', '-')}.txt", plain(tvc(*words.split())))
+    check_golden(
+        f"text/{words.replace(' ', '_').replace('~', '-')}.txt", plain(tvc(*words.split()))
+    )
 
 
 def test_status_json(tvc, history):
@@ -84,7 +86,10 @@ def test_log_json(tvc, history):
     assert entries[0]["author"] == "Ada"
     assert entries[0]["date"].startswith("2026-01-02T03:04:05")
     assert len(tvc.json("log", "-n", 2)) == 2
-    assert [entry["subject"] for entry in tvc.json("log", "brief")] == ["Teach brief", entries[-1]["subject"]]
+    assert [entry["subject"] for entry in tvc.json("log", "brief")] == [
+        "Teach brief",
+        entries[-1]["subject"],
+    ]
 
 
 def test_show_json(tvc, history):
@@ -122,7 +127,9 @@ def test_diff_interference(tvc, repo):
 
 
 @pytest.mark.parametrize("command", ["show", "log", "diff", "checkout"])
-@pytest.mark.parametrize("revision", ["nowhere", "HEAD~99", "--", "--output=x", "", "HEAD:recipe.toml"])
+@pytest.mark.parametrize(
+    "revision", ["nowhere", "HEAD~99", "--", "--output=x", "", "HEAD:recipe.toml"]
+)
 def test_revisions_that_are_not(command, revision, tvc, repo):
     error = tvc.fails(command, "--", revision)
     assert "there is no revision" in error
@@ -146,7 +153,14 @@ def test_another_folder(tvc, repo, tmp_path, monkeypatch):
 
 
 def test_quiet_prints_what_was_asked_for(tvc, repo):
-    for command in (["status"], ["log"], ["show"], ["branch"], ["vectors"], ["diff", "main", "brief"]):
+    for command in (
+        ["status"],
+        ["log"],
+        ["show"],
+        ["branch"],
+        ["vectors"],
+        ["diff", "main", "brief"],
+    ):
         assert tvc("-q", *command) == tvc(*command)
     assert tvc("-q", "add", "listen") == ""
     assert tvc("-q", "commit", "-m", "x") == ""

@@ -62,7 +62,9 @@ def test_already_up_to_date(tvc, repo):
 def test_octopus(tvc, repo):
     tvc("merge", "listen", "brief", "hedging", "-m", "all")
     assert tvc.recipe() == "base + brief + hedging + listen"
-    assert parents(tvc) == [commit_of(tvc, name) for name in ("main~1", "listen", "brief", "hedging")]
+    assert parents(tvc) == [
+        commit_of(tvc, name) for name in ("main~1", "listen", "brief", "hedging")
+    ]
     assert "*-" in tvc("log", "--graph")
 
 
@@ -105,7 +107,12 @@ def test_conflict_is_marked_and_named(tvc, clash):
     assert "unresolved conflicts" in tvc.fails("commit", code=4)
     assert "unresolved conflicts" in tvc.fails("add", "brief", code=4)
     assert "unresolved conflicts" in tvc.fails("diff", code=4)
-    for command in (["switch", "main"], ["merge", "brief"], ["revert", "HEAD"], ["cherry-pick", "brief"]):
+    for command in (
+        ["switch", "main"],
+        ["merge", "brief"],
+        ["revert", "HEAD"],
+        ["cherry-pick", "brief"],
+    ):
         assert "a merge is under way" in tvc.fails(*command)
 
 
@@ -182,7 +189,10 @@ def test_removed_here_and_changed_there_is_a_conflict(tvc, clash):
     tvc("commit", "-m", "gone")
     assert "was 1, is absent here and 0.5 there" in tvc("merge", "--dry-run", "less")
     tvc.fails("merge", "less", code=4)
-    assert '<<<<<<< more\n=======\n  "0.5 * listen",\n>>>>>>> less\n' in (clash / "recipe.toml").read_text()
+    assert (
+        '<<<<<<< more\n=======\n  "0.5 * listen",\n>>>>>>> less\n'
+        in (clash / "recipe.toml").read_text()
+    )
 
 
 def test_the_same_change_on_both_sides_is_made_once(tvc, repo):
@@ -216,13 +226,19 @@ def test_uncommitted_edits_are_in_the_way(tvc, repo):
 
 
 def test_different_chat_templates_conflict(tvc, talkers):
-    assert "conflict: chat_template.jinja is that of casual here and of formal there" in tvc("merge", "--dry-run", "formal")
+    assert "conflict: chat_template.jinja is that of casual here and of formal there" in tvc(
+        "merge", "--dry-run", "formal"
+    )
     tvc.fails("merge", "formal", code=4)
     text = (talkers / "recipe.toml").read_text()
     assert '"chat_template.jinja" = "casual"' in text
     assert '"chat_template.jinja" = "formal"' in text
-    lines = [line for line in text.splitlines() if line[:7] not in ("<<<<<<<", "=======", ">>>>>>>")]
-    (talkers / "recipe.toml").write_text("\n".join(line for line in lines if '= "casual"' not in line))
+    lines = [
+        line for line in text.splitlines() if line[:7] not in ("<<<<<<<", "=======", ">>>>>>>")
+    ]
+    (talkers / "recipe.toml").write_text(
+        "\n".join(line for line in lines if '= "casual"' not in line)
+    )
     tvc("commit")
     tvc("checkout", "-o", "../served")
     assert (talkers.parent / "served" / "chat_template.jinja").read_text().startswith("formal")
@@ -266,7 +282,12 @@ def test_record_of_a_merge_that_is_damaged(tvc, clash):
     tvc.fails("merge", "less", code=4)
     resolve(clash, "0.5")
     record = clash / ".tvc" / "merging.json"
-    for text in ("", "{}", "[]", json.dumps({"parents": ["--help"], "message": "x", "by_hand": True})):
+    for text in (
+        "",
+        "{}",
+        "[]",
+        json.dumps({"parents": ["--help"], "message": "x", "by_hand": True}),
+    ):
         record.write_text(text)
         assert "damaged" in tvc.fails("commit")
     tvc("merge", "--abort")

@@ -17,25 +17,73 @@ def merged(tvc, *arguments) -> str:
 
 CASES = {
     "density is written": (["--ties", "listen", "brief"], "ties(brief, listen; density=0.2)"),
-    "density": (["--ties", "--density", "0.3", "listen", "brief"], "ties(brief, listen; density=0.3)"),
-    "density as a fraction": (["--ties", "--density", "1/5", "listen", "brief"], "ties(brief, listen; density=0.2)"),
-    "density of each": (["--ties", "listen", "brief", "-O", "density=[0.3, 0.5]"], "ties(listen, brief; density=[0.3, 0.5])"),
-    "density of each by its flag": (["--ties", "listen", "brief", "--density", "[0.3,1/2]"], "ties(listen, brief; density=[0.3, 0.5])"),
-    "scope": (["--ties", "--scope", "vector", "listen", "brief"], "ties(brief, listen; density=0.2, scope=vector)"),
-    "normalize": (["--ties", "--normalize", "weights", "listen", "brief"], "ties(brief, listen; density=0.2, normalize=weights)"),
+    "density": (
+        ["--ties", "--density", "0.3", "listen", "brief"],
+        "ties(brief, listen; density=0.3)",
+    ),
+    "density as a fraction": (
+        ["--ties", "--density", "1/5", "listen", "brief"],
+        "ties(brief, listen; density=0.2)",
+    ),
+    "density of each": (
+        ["--ties", "listen", "brief", "-O", "density=[0.3, 0.5]"],
+        "ties(listen, brief; density=[0.3, 0.5])",
+    ),
+    "density of each by its flag": (
+        ["--ties", "listen", "brief", "--density", "[0.3,1/2]"],
+        "ties(listen, brief; density=[0.3, 0.5])",
+    ),
+    "scope": (
+        ["--ties", "--scope", "vector", "listen", "brief"],
+        "ties(brief, listen; density=0.2, scope=vector)",
+    ),
+    "normalize": (
+        ["--ties", "--normalize", "weights", "listen", "brief"],
+        "ties(brief, listen; density=0.2, normalize=weights)",
+    ),
     "method by name": (["--method", "ties", "listen", "brief"], "ties(brief, listen; density=0.2)"),
-    "method said twice": (["--method", "ties", "--ties", "listen", "brief"], "ties(brief, listen; density=0.2)"),
-    "lambda": (["--ties", "--lambda", "1.5", "listen", "brief"], "1.5 * ties(brief, listen; density=0.2)"),
-    "weight": (["--ties", "--weight", "listen=0.5", "listen", "brief"], "ties(0.5 * listen, brief; density=0.2)"),
-    "weights": (["--ties", "--weight", "listen=1/3", "--weight", "brief=-2", "listen", "brief"], "ties(-2 * brief, 1/3 * listen; density=0.2)"),
+    "method said twice": (
+        ["--method", "ties", "--ties", "listen", "brief"],
+        "ties(brief, listen; density=0.2)",
+    ),
+    "lambda": (
+        ["--ties", "--lambda", "1.5", "listen", "brief"],
+        "1.5 * ties(brief, listen; density=0.2)",
+    ),
+    "weight": (
+        ["--ties", "--weight", "listen=0.5", "listen", "brief"],
+        "ties(0.5 * listen, brief; density=0.2)",
+    ),
+    "weights": (
+        ["--ties", "--weight", "listen=1/3", "--weight", "brief=-2", "listen", "brief"],
+        "ties(-2 * brief, 1/3 * listen; density=0.2)",
+    ),
     "seed is written": (["--dare", "listen", "brief"], "dare(brief, listen; density=0.5, seed=0)"),
-    "seed": (["--dare", "--seed", "7", "listen", "brief"], "dare(brief, listen; density=0.5, seed=7)"),
-    "any option": (["--della", "-O", "epsilon=0.1", "-O", "rescale=none", "listen", "brief"], "della(brief, listen; density=0.5, epsilon=0.1, rescale=none, seed=0)"),
-    "a method with a dash": (["--dare-ties", "listen", "brief"], "dare_ties(brief, listen; density=0.5, seed=0)"),
+    "seed": (
+        ["--dare", "--seed", "7", "listen", "brief"],
+        "dare(brief, listen; density=0.5, seed=7)",
+    ),
+    "any option": (
+        ["--della", "-O", "epsilon=0.1", "-O", "rescale=none", "listen", "brief"],
+        "della(brief, listen; density=0.5, epsilon=0.1, rescale=none, seed=0)",
+    ),
+    "a method with a dash": (
+        ["--dare-ties", "listen", "brief"],
+        "dare_ties(brief, listen; density=0.5, seed=0)",
+    ),
     "a hidden flag": (["--model-stock", "listen", "brief"], "model_stock(brief, listen)"),
-    "like peft": (["--ties", "--like", "peft", "listen", "brief"], "ties(brief, listen; density=0.2, election=mass, kept=floor, normalize=count, scope=tensor, weights_after_election=true, zero_sum=positive)"),
-    "like mergekit, but": (["--ties", "--like", "mergekit", "--normalize", "count", "listen", "brief"], "ties(brief, listen; density=0.2, election=mass, kept=at_least_one, normalize=count, scope=tensor, weights_after_election=false, zero_sum=positive)"),
-    "like the paper": (["--dare", "--like", "paper", "listen"], "dare(listen; density=0.5, rescale=density, seed=0)"),
+    "like peft": (
+        ["--ties", "--like", "peft", "listen", "brief"],
+        "ties(brief, listen; density=0.2, election=mass, kept=floor, normalize=count, scope=tensor, weights_after_election=true, zero_sum=positive)",
+    ),
+    "like mergekit, but": (
+        ["--ties", "--like", "mergekit", "--normalize", "count", "listen", "brief"],
+        "ties(brief, listen; density=0.2, election=mass, kept=at_least_one, normalize=count, scope=tensor, weights_after_election=false, zero_sum=positive)",
+    ),
+    "like the paper": (
+        ["--dare", "--like", "paper", "listen"],
+        "dare(listen; density=0.5, rescale=density, seed=0)",
+    ),
     "one branch": (["--breadcrumbs", "listen"], "breadcrumbs(listen; density=0.1)"),
     "slerp": (["--slerp", "listen", "-O", "t=0.3"], "slerp(0, listen; t=0.3)"),
 }
@@ -49,7 +97,10 @@ def test_options_in_the_recipe(case, tvc, repo):
 
 def test_linear_is_the_sum_that_it_is(tvc, repo):
     assert merged(tvc, "--linear", "listen", "brief") == "base + 1/3 * brief + 1/3 * listen"
-    assert merged(tvc, "--linear", "listen", "brief", "--weight", "main=2") == "base + 0.25 * brief + 0.25 * listen"
+    assert (
+        merged(tvc, "--linear", "listen", "brief", "--weight", "main=2")
+        == "base + 0.25 * brief + 0.25 * listen"
+    )
 
 
 REFUSED = {
@@ -109,7 +160,9 @@ def test_a_merge_over_a_common_past(tvc, repo):
         tvc("switch", "-c", f"with_{name}", "main")
         tvc("add", name)
         tvc("commit", "-m", name)
-    assert merged(tvc, "--ties", "with_brief") == "base + listen + ties(brief, hedging; density=0.2)"
+    assert (
+        merged(tvc, "--ties", "with_brief") == "base + listen + ties(brief, hedging; density=0.2)"
+    )
 
 
 def test_a_density_that_keeps_nothing_is_refused(tvc, repo):
@@ -139,5 +192,11 @@ def test_interference_in_numbers(tvc, repo):
         "interference of brief and hedging",
     ]
     layers = [line.split()[0] for line in said.splitlines() if line.startswith("  model.")]
-    assert layers[:5] == ["model.embed_tokens", "model.layers.0", "model.layers.2", "model.layers.10", "model.norm"]
+    assert layers[:5] == [
+        "model.embed_tokens",
+        "model.layers.0",
+        "model.layers.2",
+        "model.layers.10",
+        "model.norm",
+    ]
     assert "one side alone" in tvc("merge", "--dry-run", "listen")

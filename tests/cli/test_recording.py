@@ -5,13 +5,15 @@ import shutil
 
 import pytest
 import torch
-from cli_bench import SHAPES, same, save_model, tensors, tuned, weights_of
+from cli_bench import SHAPES, same, save_model, tensors, tuned
 
 
 def test_init_says_what_it_found(tvc, models, tmp_path):
     said = tvc("init", "new", "--base", models / "base")
     assert said.startswith(f"started {tmp_path / 'new'} on base: 5 tensors, ")
-    assert (tmp_path / "new" / "recipe.toml").read_text() == 'format = 1\nbase = "base"\nterms = []\n'
+    assert (
+        tmp_path / "new" / "recipe.toml"
+    ).read_text() == 'format = 1\nbase = "base"\nterms = []\n'
     assert (tmp_path / "new" / ".gitignore").read_text() == "/.tvc/\n/checkouts/\n"
 
 

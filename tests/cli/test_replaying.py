@@ -112,7 +112,9 @@ def test_rebase_with_a_name_copied_in_and_not_committed(tvc, repo, models, tmp_p
     tvc("commit", "-m", "on second")
     shutil.rmtree(tmp_path / "moved")
     assert same(tvc.model(), tensors(models / "other_base"))
-    assert "'second' is taken here" in tvc.fails("rebase", "--onto", models / "base", "--name", "second")
+    assert "'second' is taken here" in tvc.fails(
+        "rebase", "--onto", models / "base", "--name", "second"
+    )
 
 
 def test_a_base_that_does_not_fit(tvc, repo, tmp_path):

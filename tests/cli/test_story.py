@@ -15,7 +15,9 @@ def test_story(tvc, models, tmp_path, monkeypatch):
     tvc("switch", "-c", "hedging", "main")
     tvc("commit", models / "hedging", "-m", "Hedge")
     tvc("switch", "main")
-    assert "interference of listen and brief" in tvc("merge", "--dry-run", "--ties", "listen", "brief")
+    assert "interference of listen and brief" in tvc(
+        "merge", "--dry-run", "--ties", "listen", "brief"
+    )
     tvc("merge", "--ties", "listen", "brief", "--density", "0.2", "-m", "Listen, and be brief")
     assert tvc.recipe() == "base + ties(brief, listen; density=0.2)"
     tvc("add", "hedging", "--scale", "-0.5")

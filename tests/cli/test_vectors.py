@@ -83,7 +83,13 @@ def test_inspect_is_what_numpy_says(tvc, repo, models):
 
 def test_inspect_in_words(tvc, repo):
     said = tvc("vectors", "inspect", "listen")
-    for words in ("vector listen: fine-tune", "from    base", "by layer", "by kind of weight", "sparsity"):
+    for words in (
+        "vector listen: fine-tune",
+        "from    base",
+        "by layer",
+        "by kind of weight",
+        "sparsity",
+    ):
         assert words in said
 
 
@@ -91,7 +97,14 @@ def test_inspect_of_a_vector_on_a_sum(tvc, repo, tmp_path):
     tvc("merge", "--ties", "listen", "brief")
     before = tvc.model()
     on_top = tuned(before, 30, names=["model.norm.weight"])
-    tvc("commit", save_model(tmp_path / "x", on_top, chat_template__jinja="new"), "-m", "x", "--name", "x")
+    tvc(
+        "commit",
+        save_model(tmp_path / "x", on_top, chat_template__jinja="new"),
+        "-m",
+        "x",
+        "--name",
+        "x",
+    )
     facts = tvc.json("vectors", "inspect", "x")
     delta = on_top["model.norm.weight"].float() - before["model.norm.weight"].float()
     assert facts["total"]["norm"] == pytest.approx(float(delta.double().norm()))
@@ -110,19 +123,31 @@ def test_integers_are_not_measured(tvc, tmp_path, monkeypatch):
     tvc("commit", "../tuned", "-m", "x")
     facts = tvc.json("vectors", "inspect", "tuned")
     assert facts["unmeasured"] == ["ids"]
-    assert facts["total"] == {"norm": 4.0, "largest": 2.0, "sparsity": 0.0, "changed": 4, "elements": 4}
+    assert facts["total"] == {
+        "norm": 4.0,
+        "largest": 2.0,
+        "sparsity": 0.0,
+        "changed": 4,
+        "elements": 4,
+    }
     assert "not measured" in tvc("vectors", "inspect", "tuned")
 
 
 def test_compare(tvc, repo, models):
     found = tvc.json("vectors", "compare", "listen", "brief", "hedging")
-    assert [pair["between"] for pair in found] == [["listen", "brief"], ["listen", "hedging"], ["brief", "hedging"]]
+    assert [pair["between"] for pair in found] == [
+        ["listen", "brief"],
+        ["listen", "hedging"],
+        ["brief", "hedging"],
+    ]
     base, listen, brief = (tensors(models / name) for name in ("base", "listen", "brief"))
     one, other = (
         torch.cat([(m[name].double() - base[name].double()).flatten() for name in SHAPES])
         for m in (listen, brief)
     )
-    assert found[0]["total"]["cosine"] == pytest.approx(float(one @ other / one.norm() / other.norm()))
+    assert found[0]["total"]["cosine"] == pytest.approx(
+        float(one @ other / one.norm() / other.norm())
+    )
     both = (one != 0) & (other != 0)
     conflicts = ((one * other < 0) & both).sum() / both.sum()
     assert found[0]["total"]["sign_conflicts"] == pytest.approx(float(conflicts))
@@ -182,7 +207,9 @@ def test_import_adds_and_commits(tvc, repo, models):
     assert torch.equal(tvc.model()[name], expected.to(torch.bfloat16))
     facts = tvc.json("vectors", "inspect", "warm")
     assert facts["kind"] == "adapter"
-    assert facts["total"]["norm"] == pytest.approx(float(product(2.0, models / "lora").norm()), rel=1e-5)
+    assert facts["total"]["norm"] == pytest.approx(
+        float(product(2.0, models / "lora").norm()), rel=1e-5
+    )
 
 
 def test_import_facts_and_remarks(tvc, repo, models, tmp_path):
@@ -261,7 +288,11 @@ def test_export_is_byte_for_byte(tvc, repo, models, tmp_path):
     assert tvc("export", "warm", "-o", "../warm") == "wrote ../warm\n"
     names = sorted(path.name for path in (models / "lora").iterdir())
     assert sorted(path.name for path in (tmp_path / "warm").iterdir()) == names
-    assert filecmp.cmpfiles(models / "lora", tmp_path / "warm", names, shallow=False) == (names, [], [])
+    assert filecmp.cmpfiles(models / "lora", tmp_path / "warm", names, shallow=False) == (
+        names,
+        [],
+        [],
+    )
     assert "is not empty" in tvc.fails("export", "warm", "-o", "../warm")
     (tmp_path / "warm" / "README.md").write_text("changed")
     tvc("export", "warm", "-o", "../warm", "--force")
@@ -269,7 +300,9 @@ def test_export_is_byte_for_byte(tvc, repo, models, tmp_path):
 
 
 def test_export_errors(tvc, repo, tmp_path):
-    assert "listen is a whole fine-tune, not an adapter" in tvc.fails("export", "listen", "-o", "../x")
+    assert "listen is a whole fine-tune, not an adapter" in tvc.fails(
+        "export", "listen", "-o", "../x"
+    )
     assert "tvc checkout" in tvc.err
     assert "no branch has a vector 'wram'" in tvc.fails("export", "wram", "-o", "../x")
     assert "Missing option" in tvc.fails("export", "listen")
