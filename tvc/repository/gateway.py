@@ -8,10 +8,10 @@ that git's own locks are held for moments, and a killed tvc leaves at most one o
 
 import os
 import signal
-import tempfile
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import BinaryIO, Final, NamedTuple, cast
 
 from git.cmd import Git
@@ -19,7 +19,6 @@ from git.exc import GitCommandNotFound
 
 from tvc.domain.errors import InputError, StateError
 from tvc.domain.names import printable
-from tvc_store.durable import write_errors
 
 __all__ = ["GitFailed", "GitGateway", "TreeEntry"]
 
@@ -139,7 +138,7 @@ class GitGateway:
         given = _ENVIRONMENT | (environment or {})
         if arguments[0] in _READS_FILES:
             given |= self._without_filters()
-        with _readable(stdin or b"") as source:
+        with _fed(stdin) as source:
             try:
                 result = self._git.execute(
                     ["git", *self._options, *arguments],
@@ -225,18 +224,27 @@ class GitGateway:
 
 
 @contextmanager
-def _readable(data: bytes) -> Generator[BinaryIO]:
-    """Yield a file to read data from; in memory where the system can, since disks get full."""
-    with write_errors(Path(tempfile.gettempdir())):
-        if hasattr(os, "memfd_create"):
-            file = cast("BinaryIO", os.fdopen(os.memfd_create("tvc"), "w+b"))
-        else:
-            file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 -- closed below
-    with file:
-        with write_errors(Path(tempfile.gettempdir())):
-            file.write(data)
-            file.seek(0)
-        yield file
+def _fed(data: bytes | None) -> Generator[BinaryIO | None]:
+    """Yield a pipe from which data can be read; no file, since disks get full."""
+    if data is None:
+        yield None
+        return
+    reading, writing = os.pipe()
+    feeder = Thread(target=_feed, args=(writing, data), daemon=True)
+    feeder.start()
+    try:
+        with os.fdopen(reading, "rb") as source:
+            yield source
+    finally:
+        feeder.join()
+
+
+def _feed(fd: int, data: bytes) -> None:
+    with suppress(BrokenPipeError):  # git ended without reading everything, and has said why
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    os.close(fd)
 
 
 def _split_batch(output: bytes, count: int) -> list[bytes]:
