@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from tvc.checkout.writing import DTYPES, Checkout
+from tvc.cli.completing import complete_revision
 from tvc.cli.progress import byte_progress, format_bytes
 from tvc.cli.session import Session, pass_session
 from tvc.domain.errors import InputError
@@ -19,7 +20,7 @@ __all__ = ["checkout"]
 
 
 @click.command(epilog="Example: tvc checkout main -o ../serve && vllm serve ../serve")
-@click.argument("revision", default="HEAD", metavar="[REV]")
+@click.argument("revision", default="HEAD", shell_complete=complete_revision, metavar="[REV]")
 @click.option(
     "-o",
     "--output",

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import click
 
-from tvc.cli.completing import complete_vector
+from tvc.cli.completing import complete_term, complete_vector
 from tvc.cli.session import Session, pass_session
 from tvc.domain.changes import describe_changes
 from tvc.domain.grammar import parse_number, parse_sum
@@ -68,7 +68,7 @@ def negate(session: Session, *, vector: str) -> None:
 @click.command(
     epilog="Example: tvc scale brief 0.8", context_settings={"ignore_unknown_options": True}
 )
-@click.argument("vector", shell_complete=complete_vector)
+@click.argument("vector", shell_complete=complete_term)
 @click.argument("coefficient")
 @pass_session
 def scale(session: Session, *, vector: str, coefficient: str) -> None:
@@ -82,7 +82,7 @@ def scale(session: Session, *, vector: str, coefficient: str) -> None:
 
 
 @click.command(epilog="Example: tvc remove brief")
-@click.argument("vector", shell_complete=complete_vector)
+@click.argument("vector", shell_complete=complete_term)
 @pass_session
 def remove(session: Session, *, vector: str) -> None:
     """Remove a term from the recipe.

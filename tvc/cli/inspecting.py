@@ -1,7 +1,6 @@
 """tvc status, log and show: what is there, without loading a weight or torch."""
 
 import json
-import sys
 
 import click
 
@@ -96,7 +95,7 @@ def log(
     if as_json:
         click.echo(json.dumps(_log_facts(repository, arguments), indent=2))
         return
-    color = "always" if sys.stdout.isatty() else "never"
+    color = "always" if session.colors else "never"
     form = "%C(yellow)%h%C(reset) %C(auto)%(decorate:prefix=,suffix= )%C(reset)%s%n  %an, %ad"
     if not _has_decorate(repository):
         form = "%C(yellow)%h%C(auto)%d%C(reset) %s%n  %an, %ad"

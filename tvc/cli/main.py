@@ -87,8 +87,25 @@ _SECTIONS: Final = {
 }
 
 
+class _ReaderGone(Exception):
+    """Whoever read our output went away. click would take a BrokenPipeError for a failure."""
+
+
+class _Root(LazyGroup):
+    """The group of all commands, which notices in time that nobody reads on."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command, and write out all that it said."""
+        try:
+            found = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise _ReaderGone from None
+        return found
+
+
 @click.group(
-    cls=LazyGroup,
+    cls=_Root,
     lazy=_COMMANDS,
     sections=_SECTIONS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -150,7 +167,7 @@ def _run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         _print_error("interrupted; nothing is left half done", None)
         return 130
-    except BrokenPipeError:
+    except _ReaderGone:
         # The reader of our output went away: nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -173,9 +190,12 @@ def _check_text(arguments: list[str]) -> None:
 
 
 def _print_error(message: str, hint: str | None) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {_plain(message)}", err=True)
+    # None: click leaves colours out where standard error is no terminal.
+    color = False if os.environ.get("NO_COLOR") else None
+    error = click.style("error:", fg="red", bold=True)
+    click.echo(f"{error} {_plain(message)}", err=True, color=color)
     if hint:
-        click.echo(f"{click.style('hint:', fg='yellow')} {_plain(hint)}", err=True)
+        click.echo(f"{click.style('hint:', fg='yellow')} {_plain(hint)}", err=True, color=color)
 
 
 def _plain(text: str) -> str:

@@ -52,6 +52,12 @@ class Session:
         return Repository.open(self.folder)
 
     @property
+    def colors(self) -> bool:
+        """Whether standard output shows colours, and the user wants them (no-color.org)."""
+        wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        return wanted and sys.stdout.isatty()
+
+    @property
     def waiting(self) -> Waiting:
         """How to wait for another process, saying so."""
         return Waiting(self.lock_timeout, self._say_waiting)
