@@ -112,7 +112,8 @@ class Option:
         return number
 
     def _refusal(self, value: object) -> OptionError:
-        return OptionError(f"{self.name} cannot be {value!r}", hint=f"it is {self.allowed}")
+        shown = str(value) if isinstance(value, Fraction) else repr(value)
+        return OptionError(f"{self.name} cannot be {shown}", hint=f"it is {self.allowed}")
 
 
 @dataclass(frozen=True, slots=True)

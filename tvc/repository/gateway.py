@@ -18,7 +18,7 @@ from git.cmd import Git
 from git.exc import GitCommandNotFound
 
 from tvc.domain.errors import InputError, StateError
-from tvc.domain.names import printable
+from tvc.domain.names import nearest, printable
 
 __all__ = ["GitFailed", "GitGateway", "TreeEntry"]
 
@@ -183,9 +183,18 @@ class GitGateway:
         if status or "\0" in revision or "\n" in revision:
             raise GitFailed(
                 f"there is no revision {printable(revision)!r}",
-                hint="`tvc log` shows commits, `tvc branch` branches",
+                hint=nearest(revision, self._short_names())
+                or "`tvc log` shows commits, `tvc branch` branches",
             )
         return output.decode().strip()
+
+    def _short_names(self) -> list[str]:
+        """Return what branches and tags are called, for a hint."""
+        _, output, _ = self.attempt(
+            "for-each-ref", "--format=%(refname)", "refs/heads", "refs/tags"
+        )
+        lines = output.decode("utf-8", "replace").splitlines()
+        return [line.split("/", 2)[2] for line in lines]
 
     def tree(self, commit: str, paths: Sequence[str]) -> list[TreeEntry]:
         """List the files of a commit at or below `paths`."""
