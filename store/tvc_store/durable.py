@@ -101,7 +101,7 @@ def require_space(folder: Path, nbytes: int) -> None:
         NoSpace: It has not.
     """
     path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
-    with write_errors(path):
+    with write_errors(folder):
         fd = _create(path, 0o600)
         try:
             os.posix_fallocate(fd, 0, nbytes)

@@ -55,16 +55,21 @@ def ready(server, world):
     return world
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [(100, 1500), pytest.param(range(0, 4000, 150), marks=pytest.mark.slow)],
+    ids=["few", "many"],
+)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_limit_on_files_is_one_clear_line(server, ready, tmp_path, command):
+def test_a_limit_on_files_is_one_clear_line(server, ready, tmp_path, command, limits):
     failures = 0
-    for limit in (0, 100, 250, 700, 1500):
+    for limit in limits:
         world = copy(ready, tmp_path / "limited")
         outcome = run_limited(server, world, command, file_limit=limit)
         failures += outcome.code != 0
         if outcome.code:
             works_again(server, world, command)
-    assert failures > 2
+    assert failures
 
 
 @pytest.fixture
@@ -91,7 +96,7 @@ def fill(disk: Path, leave: int) -> Path:
 
 @pytest.mark.parametrize(
     "pages",
-    [(0, 2, 9), pytest.param(tuple(range(90)), marks=pytest.mark.slow)],
+    [(9,), pytest.param(tuple(range(90)), marks=pytest.mark.slow)],
     ids=["few", "every page"],
 )
 @pytest.mark.parametrize("command", COMMANDS)

@@ -95,7 +95,7 @@ def test_a_sound_repository_is_clean(server, world):
 
 @pytest.mark.parametrize(
     ("how", "step"),
-    [(how, 5) for how in DAMAGES] + [pytest.param(d, 1, marks=pytest.mark.slow) for d in DAMAGES],
+    [(how, 9) for how in DAMAGES] + [pytest.param(d, 1, marks=pytest.mark.slow) for d in DAMAGES],
 )
 def test_every_damaged_object_is_found_named_and_mended(server, template, tmp_path, how, step):
     before = objects_of(template / "repo")

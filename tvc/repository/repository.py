@@ -146,6 +146,7 @@ class Repository:
 
     def _first_commit(self, state: State, message: str) -> None:
         """Commit on a branch that has no commit yet; only the last step is seen from outside."""
+        require_space(self.layout.private, _ROOM)
         documents = state.documents()
         ignored = self.layout.root / ".gitignore"
         if os.path.lexists(ignored) and not _is_ours(ignored):
