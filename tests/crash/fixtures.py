@@ -1,11 +1,15 @@
 """Fixtures of the tests of crashes and of upkeep: a server of commands, and worlds to damage."""
 
+import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from crash.fork_server import ForkServer
 from crash.world import build, copy
+
+from tvc_store.local import Store
 
 __all__ = ["fresh", "server", "template", "world"]
 
@@ -32,9 +36,16 @@ def world(template: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fresh(server: ForkServer, tmp_path: Path) -> Path:
-    """A world whose base model is its own."""
-    folder = tmp_path / "fresh"
-    folder.mkdir()
-    build(server, folder)
-    return folder
+def fresh(template: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the template whose base model is its own, and the only one there is."""
+    folder = copy(template, tmp_path / "fresh")
+    document = folder / "repo/bases/base.toml"
+    document.write_text(document.read_text().replace(str(template), str(folder)))
+    git = ["git", "-C", str(folder / "repo"), "commit", "-q", "-a", "-m", "The base moved"]
+    subprocess.run(git, check=True)
+    store = Store.open(folder / "repo/.tvc/objects")
+    (source,) = store.sources()
+    store.borrow(replace(source, root=folder / "models/base"))
+    hidden = (template / "models/base").rename(template / "hidden")
+    yield folder
+    hidden.rename(template / "models/base")

@@ -369,7 +369,7 @@ def test_damage_of_gits_part_is_found(world):
     root = world / "repo"
     loose = [p for p in (root / ".git/objects").glob("??/*") if p.is_file()]
     assert len(loose) > 10
-    for path in loose:
+    for path in loose[::4]:
         data = path.read_bytes()
         path.chmod(0o644)
         path.write_bytes(data[: len(data) // 2])
