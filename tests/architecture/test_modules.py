@@ -90,7 +90,7 @@ def test_files_are_short() -> None:
     found = {m.name: len(m.path.read_text().splitlines()) for m in MODULES.values()}
     long = {name for name, length in found.items() if length > 400}
     assert long <= set(LONG_FILES), "split it, or list it with a reason"
-    assert max(found.values()) <= 460
+    assert max(found.values()) <= 500
 
 
 def test_the_lists_name_what_there_is() -> None:
