@@ -113,3 +113,16 @@ def test_gc_waits_for_a_checkout_and_a_checkout_for_gc(server, world):
     for each in running:
         ok(each.wait())
     store_is_whole(server, root)
+
+
+def test_the_lock_of_a_living_git_is_left_alone(server, world):
+    root = world / "repo"
+    before = fingerprint(root)
+    lock = root / ".git/index.lock"
+    lock.write_bytes(b"a git that is at work")
+    outcome = ok(server.run("switch", "listen", cwd=root), 1)
+    assert "index.lock': File exists" in outcome.errors
+    assert lock.read_bytes() == b"a git that is at work"
+    lock.unlink()
+    assert fingerprint(root) == before
+    ok(server.run("switch", "listen", cwd=root))

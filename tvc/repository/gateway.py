@@ -89,6 +89,7 @@ class GitGateway:
         self._git = Git(root)
         self._options = [part for setting in _SETTINGS for part in ("-c", setting)]
         self._kept: tuple[int, ...] = ()
+        self.was_killed = False  # whether the system ended a git of ours, which leaves its locks
         self._filterless: dict[str, str] | None = None
 
     @contextmanager
@@ -154,6 +155,7 @@ class GitGateway:
                 raise InputError(
                     "git was not found", hint="install git: apt-get install git"
                 ) from None
+        self.was_killed |= result[0] < 0
         return result
 
     def _without_filters(self) -> dict[str, str]:

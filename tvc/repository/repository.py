@@ -15,7 +15,8 @@ from typing import Final
 from tvc.domain.documents import BadDocument
 from tvc.domain.errors import StateError
 from tvc.repository.gateway import GitGateway
-from tvc.repository.layout import BASES, RECIPE, VECTORS, Layout
+from tvc.repository.layout import RECIPE, Layout
+from tvc.repository.leftovers import remove_git_locks, remove_unfinished_files
 from tvc.repository.operations import (
     OUTSIDE,
     Operation,
@@ -37,7 +38,6 @@ from tvc.repository.position import (
 from tvc.repository.state import State, documents_at, documents_on_disk, read_plain_file
 from tvc_store.durable import (
     WriteFailed,
-    is_temporary,
     make_folder,
     require_space,
     sync_folder,
@@ -134,8 +134,8 @@ class Repository:
                 # Where a killed init stopped, another goes on, but for the locks that it left.
                 (root / ".git" / "config.lock").unlink(missing_ok=True)
                 made.git.run("init", "--quiet", "--initial-branch=main", "--template=", "--", ".")
-                made._remove_git_locks()
-                made.remove_unfinished_files()
+                remove_git_locks(made.git)
+                remove_unfinished_files(layout)
                 made._first_commit(state, message)
                 return made
         # The user's own .gitignore stays as it is.
@@ -257,12 +257,12 @@ class Repository:
         journal = read_journal(self.layout)
         if journal is None:
             return
-        self._remove_git_locks()
+        remove_git_locks(self.git)
         if self._is_under_way(journal):
             self.finish(journal)
         else:
             self._forget_journal()
-        self.remove_unfinished_files()
+        remove_unfinished_files(self.layout)
 
     def _is_under_way(self, journal: Journal) -> bool:
         """Whether every branch is where the move began or ends: git may have been used since."""
@@ -274,32 +274,6 @@ class Repository:
         # Synced, lest it come back after a power cut, when other moves have been made.
         self.layout.journal.unlink(missing_ok=True)
         sync_folder(self.layout.private)
-
-    def remove_unfinished_files(self, *, dry_run: bool = False) -> int:
-        """Remove the temporary files of killed commands, and return the bytes they had.
-
-        The caller holds the lock, so that nobody is writing one.
-        """
-        layout = self.layout
-        found = list(layout.private.glob("index-*"))
-        for folder in (layout.root, layout.private, layout.operations):
-            found += folder.glob(".tvc-*")
-        for folder in (layout.root / VECTORS, layout.root / BASES):
-            found += () if folder.is_symlink() else folder.rglob(".tvc-*")
-        stale = [path for path in found if _is_unfinished(path)]
-        size = sum(path.lstat().st_size for path in stale)
-        for path in () if dry_run else stale:
-            path.unlink(missing_ok=True)
-        return size
-
-    def _remove_git_locks(self) -> None:
-        """Remove the locks that git left when it was killed; ours, as the journal was ours."""
-        for word in ("--absolute-git-dir", "--git-common-dir"):
-            folder = self.layout.root / self.git.text("rev-parse", word)
-            for name in ("index.lock", "HEAD.lock", "packed-refs.lock"):
-                (folder / name).unlink(missing_ok=True)
-            for lock in (folder / "refs").rglob("*.lock"):
-                lock.unlink(missing_ok=True)
 
     def finish(self, journal: Journal) -> None:
         """Make the move that the journal says, log it, and remove the journal."""
@@ -326,15 +300,20 @@ class Repository:
         Where it was not, the journal stays, and the next command completes the move.
         """
         with suppress(TvcError, OSError):
-            self._remove_git_locks()
+            self._remove_locks_of_killed()
             complete(self.git, self.layout, journal.backward)
         with suppress(TvcError, OSError):
-            self._remove_git_locks()  # those of a git that the system has just killed
+            self._remove_locks_of_killed()
             # Git's index may be left behind, which no command of tvc's minds.
             if self.position() == journal.before:
                 self._forget_journal()
                 return True
         return False
+
+    def _remove_locks_of_killed(self) -> None:
+        # Only where the system ended a git of ours: else the lock may be a living git's.
+        if self.git.was_killed:
+            remove_git_locks(self.git)
 
 
 def _is_ours(ignored: Path) -> bool:
@@ -458,7 +437,3 @@ def _require_commits(git: GitGateway, before: Position, after: Position) -> None
         raise StateError(
             f"git no longer has {gone[0][:10]}, which was not part of any branch for a long time"
         )
-
-
-def _is_unfinished(path: Path) -> bool:
-    return is_temporary(path.name) or path.name.startswith("index-")

@@ -7,6 +7,7 @@ out; what a killed command wrote last stays for the grace period too.
 from dataclasses import dataclass
 
 from tvc.domain.errors import IntegrityError
+from tvc.repository.leftovers import remove_unfinished_files
 from tvc.repository.repository import Repository
 from tvc.upkeep.inspection import survey
 from tvc_store.collect import collect
@@ -71,7 +72,7 @@ def collect_garbage(
     for reason in (*history.failures, *unknown):
         raise UnknownNeeds(reason)
     done = collect(store, needs.objects(), grace_seconds=grace_seconds, now=now, dry_run=dry_run)
-    stale = repository.remove_unfinished_files(dry_run=dry_run)
+    stale = remove_unfinished_files(repository.layout, dry_run=dry_run)
     return Freed(
         done.objects,
         done.object_bytes,

@@ -15,6 +15,7 @@ from tvc.domain.names import printable
 from tvc.domain.snapshot import Snapshot
 from tvc.domain.vector import BaseRecord, VectorRecord
 from tvc.repository.layout import BASES
+from tvc.repository.leftovers import remove_unfinished_files
 from tvc.repository.position import BadPosition
 from tvc.repository.repository import Repository
 from tvc.upkeep.inspection import Inspection, inspect, work_bytes
@@ -144,7 +145,7 @@ class _Mender:
             path.unlink(missing_ok=True)
         if temporary:
             self._done.append(f"removed {len(temporary)} unfinished files")
-        self._repository.remove_unfinished_files()
+        remove_unfinished_files(self._repository.layout)
 
     def _remove_records(self) -> None:
         for problem in self._found.problems:
