@@ -7,6 +7,7 @@ that git's own locks are held for moments, and a killed tvc leaves at most one o
 """
 
 import os
+import re
 import signal
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
@@ -53,6 +54,8 @@ _ENVIRONMENT: Final = {
 _IDENTITY: Final = (
     'tell git who you are: git config --global user.name "…", and the same with user.email'
 )
+_HASH: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SMALL: Final = 1 << 16
 # What writes an index reads the files that it is not sure of, and would have filters read them.
 _READS_FILES: Final = frozenset(["read-tree", "update-index"])
 _HINTS: Final = {
@@ -91,6 +94,10 @@ class GitGateway:
         self._kept: tuple[int, ...] = ()
         self.was_killed = False  # whether the system ended a git of ours, which leaves its locks
         self._filterless: dict[str, str] | None = None
+        # What a full hash names never changes, and one command asks for the same again and again.
+        self._resolved: set[tuple[str, str]] = set()
+        self._trees: dict[tuple[str, ...], list[TreeEntry]] = {}
+        self._small: dict[str, bytes] = {}
 
     @contextmanager
     def keeping(self, fd: int | None) -> Generator[None]:
@@ -179,6 +186,8 @@ class GitGateway:
         Raises:
             GitFailed: There is no such revision.
         """
+        if (revision, kind) in self._resolved:
+            return revision
         status, output, _ = self.attempt(
             "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{{kind}}}"
         )
@@ -188,7 +197,9 @@ class GitGateway:
                 hint=nearest(revision, self._short_names())
                 or "`tvc log` shows commits, `tvc branch` branches",
             )
-        return output.decode().strip()
+        found = output.decode().strip()
+        self._resolved.add((found, kind))
+        return found
 
     def _short_names(self) -> list[str]:
         """Return what branches and tags are called, for a hint."""
@@ -200,12 +211,17 @@ class GitGateway:
 
     def tree(self, commit: str, paths: Sequence[str]) -> list[TreeEntry]:
         """List the files of a commit at or below `paths`."""
+        key = (commit, *paths)
+        if key in self._trees:
+            return self._trees[key]
         output = self.run("ls-tree", "-r", "-z", "--full-tree", commit, "--", *paths)
         entries: list[TreeEntry] = []
         for line in output.decode("utf-8", "surrogateescape").split("\0")[:-1]:
             facts, _, path = line.partition("\t")
             mode, _, blob = facts.split(" ")
             entries.append(TreeEntry(mode, blob, path))
+        if _HASH.fullmatch(commit):
+            self._trees[key] = entries
         return entries
 
     def blobs(self, ids: Iterable[str], *, limit: int) -> list[bytes]:
@@ -219,14 +235,23 @@ class GitGateway:
             GitFailed: A blob is missing or larger than `limit`.
         """
         wanted = list(ids)
-        if not wanted:
+        unread = [blob for blob in dict.fromkeys(wanted) if blob not in self._small]
+        found = dict(zip(unread, self._read_blobs(unread, limit), strict=True))
+        self._small |= {blob: data for blob, data in found.items() if len(data) <= _SMALL}
+        contents = [found[blob] if blob in found else self._small[blob] for blob in wanted]
+        if any(len(data) > limit for data in contents):
+            raise GitFailed("a file in the commit is too large")
+        return contents
+
+    def _read_blobs(self, ids: Sequence[str], limit: int) -> list[bytes]:
+        if not ids:
             return []
-        request = "".join(f"{blob}\n" for blob in wanted).encode()
+        request = "".join(f"{blob}\n" for blob in ids).encode()
         # Sizes first, so that a huge blob is refused before it is read.
         for line in self.run("cat-file", "--batch-check", stdin=request).splitlines():
             if line.endswith(b"missing") or int(line.split()[2]) > limit:
                 raise GitFailed("a file in the commit is missing from git, or too large")
-        return _split_batch(self.run("cat-file", "--batch", stdin=request), len(wanted))
+        return _split_batch(self.run("cat-file", "--batch", stdin=request), len(ids))
 
     def write_blob(self, data: bytes) -> str:
         """Write a blob and return its hash."""

@@ -68,7 +68,8 @@ def find_vectors(repository: Repository, state: State, names: Iterable[str]) -> 
     if not wanted:
         return state
     position = repository.position()
-    others = {name: repository.state_at(sha) for name, sha in sorted(position.refs.items())}
+    states = {sha: repository.state_at(sha) for sha in sorted(set(position.refs.values()))}
+    others = {name: states[sha] for name, sha in sorted(position.refs.items())}
     for name in wanted:
         found = {ref: other for ref, other in others.items() if name in other.vectors}
         ids = {other.vectors[name].id for other in found.values()}
