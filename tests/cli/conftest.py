@@ -97,6 +97,20 @@ def templates_template(template, models, tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def history_template(template, tmp_path_factory) -> Path:
+    """A merge by TIES, a commit on it, a tag, and an edit that is not committed."""
+    root = copied(template, tmp_path_factory.mktemp("history") / "repo")
+    merge = ["merge", "--ties", "listen", "brief", "--density", "0.5", "-m", "Listen, and be brief"]
+    with contextlib.chdir(root):
+        _quietly(*merge)
+        _quietly("add", "hedging", "--scale", "-0.5")
+        _quietly("commit", "-m", "Hedge less\n\nA second paragraph.")
+        _quietly("tag", "v1")
+        _quietly("scale", "brief", "0.8")
+    return root
+
+
 @pytest.fixture
 def tvc(monkeypatch, capsys, tmp_path) -> Cli:
     """The command line, in an empty folder."""
@@ -124,5 +138,13 @@ def clash(tvc, clash_template, tmp_path, monkeypatch) -> Path:
 def talkers(tvc, templates_template, tmp_path, monkeypatch) -> Path:
     """A copy of the repository with two chat templates, which is the current folder."""
     root = copied(templates_template, tmp_path / "repo")
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture
+def history(tvc, history_template, tmp_path, monkeypatch) -> Path:
+    """A copy of the repository with a history, which is the current folder."""
+    root = copied(history_template, tmp_path / "repo")
     monkeypatch.chdir(root)
     return root

@@ -20,16 +20,6 @@ def plain(text: str) -> str:
     return re.sub(r"source(:|) +\S+", r"source\1 <folder>", text)
 
 
-@pytest.fixture
-def history(tvc, repo):
-    tvc("merge", "--ties", "listen", "brief", "--density", "0.5", "-m", "Listen, and be brief")
-    tvc("add", "hedging", "--scale", "-0.5")
-    tvc("commit", "-m", "Hedge less\n\nA second paragraph.")
-    tvc("tag", "v1")
-    tvc("scale", "brief", "0.8")
-    return repo
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -126,13 +116,10 @@ def test_diff_interference(tvc, repo):
     assert "interference of listen and brief" in said
 
 
-@pytest.mark.parametrize("command", ["show", "log", "diff", "checkout"])
-@pytest.mark.parametrize(
-    "revision", ["nowhere", "HEAD~99", "--", "--output=x", "", "HEAD:recipe.toml"]
-)
-def test_revisions_that_are_not(command, revision, tvc, repo):
-    error = tvc.fails(command, "--", revision)
-    assert "there is no revision" in error
+def test_revisions_that_are_not(tvc, repo):
+    for command in ("show", "log", "diff", "checkout"):
+        for revision in ("nowhere", "HEAD~99", "--", "--output=x", "", "HEAD:recipe.toml"):
+            assert "there is no revision" in tvc.fails(command, "--", revision)
     assert not (repo / "x").exists()
 
 
