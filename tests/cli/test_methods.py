@@ -103,6 +103,48 @@ def test_linear_is_the_sum_that_it_is(tvc, repo):
     )
 
 
+@pytest.mark.parametrize(
+    ("term", "folded"),
+    [
+        ("linear(listen, 3 * brief)", "3/4 * brief + 1/4 * listen"),
+        ("linear(listen, brief; base_weight=2)", "0.25 * brief + 0.25 * listen"),
+        ("linear(0.25 * listen, 0.75 * brief; normalize=false)", "3/4 * brief + 1/4 * listen"),
+        (
+            "2 * linear(listen, brief; base_weight=0.5, normalize=true)",
+            "0.8 * brief + 0.8 * listen",
+        ),
+    ],
+)
+def test_linear_by_hand_is_the_sum_that_it_is(term, folded, tvc, repo):
+    found = []
+    for text in (term, folded):
+        tvc("add", text)
+        tvc("commit", "-m", "x")
+        found.append((tvc.json("show")["recipe_id"], tvc.model()))
+        tvc("undo")
+        tvc("undo")
+    assert found[0][0] == found[1][0]
+    assert same(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        (
+            "linear(0.5 * listen, brief; normalize=false)",
+            "add up to 1.5, which would scale the base model",
+        ),
+        ("linear(listen, -1 * brief)", "add up to zero"),
+        ("linear(listen; density=0.5)", "linear(…) has an option that it cannot have"),
+        ("linear(listen; normalize=count)", "linear(…) has an option that it cannot have"),
+    ],
+)
+def test_linear_that_is_no_sum_of_vectors(term, message, tvc, repo):
+    tvc("add", term)
+    assert message in tvc.fails("commit", "-m", "x")
+    assert tvc("status")
+
+
 REFUSED = {
     "an unknown method": (["--method", "tiez", "listen"], "no merge method 'tiez'", "did you mean 'ties'?"),
     "two methods": (["--method", "dare", "--ties", "listen"], "--method dare and --ties are two methods", ""),

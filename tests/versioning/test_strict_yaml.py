@@ -85,7 +85,7 @@ def test_nothing_else_is_raised(text):
     assert isinstance(found, dict)
 
 
-@given(st.fractions(max_denominator=1000), st.integers(0, 6))
+@given(st.fractions(-(10**9), 10**9, max_denominator=1000), st.integers(0, 6))
 def test_numbers_are_exact(number, digits):
     text = f"{float(number):.{digits}f}"
     assert read_number(text) == Fraction(text)
