@@ -292,3 +292,18 @@ def test_record_of_a_merge_that_is_damaged(tvc, clash):
         assert "damaged" in tvc.fails("commit")
     tvc("merge", "--abort")
     assert not tvc.json("status")["merging"]
+
+
+def test_dry_run_json(tvc, clash):
+    facts = tvc.json("merge", "--dry-run", "less")
+    assert facts["conflicts"] == ["conflict: listen was 1, is 2 here and 0.5 there"]
+    assert facts["interference"][0]["total"]["cosine"] < -0.999
+    tvc("switch", "main")
+    facts = tvc.json("merge", "--dry-run", "listen")
+    assert facts["fast_forward"] == commit_of(tvc, "listen")
+    assert facts["changes"] == ["added listen"]
+    assert facts["interference"] == []
+    facts = tvc.json("merge", "--dry-run", "--ties", "listen", "brief")
+    assert facts["recipe"] == "base + ties(brief, listen; density=0.2)"
+    assert [pair["between"] for pair in facts["interference"]] == [["listen", "brief"]]
+    assert "--json is for --dry-run" in tvc.fails("merge", "listen", "--json")

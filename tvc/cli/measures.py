@@ -18,6 +18,7 @@ __all__ = [
     "IDLE_MERGE",
     "LARGE",
     "interference_facts",
+    "interference_of",
     "progress_of",
     "say_clashes",
     "say_interference",
@@ -48,19 +49,27 @@ def say_made(session: Session, change: Change, made: Made) -> None:
     )
 
 
+def interference_of(
+    session: Session, objects: Objects, base: str, differences: Sequence[tuple[str, Sum]]
+) -> Clashes | None:
+    """Measure how much differences are in each other's way; None where there are no two."""
+    if len(differences) < 2:
+        return None
+    with progress_of(session, "comparing") as on_plan:
+        return measure_interference(objects, base, differences, density=LARGE, on_plan=on_plan)
+
+
 def say_interference(
     session: Session, objects: Objects, base: str, differences: Sequence[tuple[str, Sum]]
 ) -> None:
     """Measure and print how much differences are in each other's way."""
-    if len(differences) < 2:
+    clashes = interference_of(session, objects, base, differences)
+    if clashes is not None:
+        say_clashes(session, clashes)
+    elif len(differences) < 2:
         session.say("interference: one side alone changed something")
-        return
-    with progress_of(session, "comparing") as on_plan:
-        clashes = measure_interference(objects, base, differences, density=LARGE, on_plan=on_plan)
-    if clashes is None:
+    else:
         session.say("interference: no weights are changed")
-        return
-    say_clashes(session, clashes)
 
 
 def say_clashes(session: Session, clashes: Clashes) -> None:

@@ -1,5 +1,6 @@
 """tvc merge."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,7 +10,14 @@ from typing import Any, NamedTuple
 import click
 
 from tvc.cli.completing import complete_revision
-from tvc.cli.measures import IDLE_MERGE, progress_of, say_interference, say_made
+from tvc.cli.measures import (
+    IDLE_MERGE,
+    interference_facts,
+    interference_of,
+    progress_of,
+    say_interference,
+    say_made,
+)
 from tvc.cli.session import Session, pass_session
 from tvc.domain.changes import describe_changes
 from tvc.domain.errors import InputError, StateError
@@ -137,6 +145,7 @@ def _method_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--ours", "favour", flag_value="ours", help="Take our side in conflicts.")
 @click.option("--theirs", "favour", flag_value="theirs", help="Take their side in conflicts.")
 @click.option("--dry-run", is_flag=True, help="Say what would be merged, and how much it clashes.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print facts as JSON.")
 @click.option("--abort", is_flag=True, help="Go back to before a merge with conflicts.")
 @pass_session
 def merge(
@@ -153,6 +162,7 @@ def merge(
     favour: Side | None,
     dry_run: bool,
     abort: bool,
+    as_json: bool,
     config: Path | None,
     **options: Any,
 ) -> None:
@@ -162,6 +172,8 @@ def merge(
     one, what each side changed since their merge base becomes an argument of the method, and the
     recipe holds the method and its options: ties(listen, brief; density=0.2).
     """
+    if as_json and not dry_run:
+        raise click.UsageError("--json is for --dry-run")
     repository = session.repository()
     chosen = _Options(**options)
     if abort:
@@ -191,7 +203,7 @@ def merge(
         work = _of_branches(repository, request)
     try:
         if dry_run:
-            _say_dry_run(session, repository, work)
+            _say_dry_run(session, repository, work, as_json=as_json)
         else:
             favoured = favour is not None
             _merge(session, repository, work, message, favoured=favoured, no_commit=no_commit)
@@ -242,14 +254,24 @@ def _abort(session: Session, repository: Repository) -> None:
     session.say("back to before the merge")
 
 
-def _say_dry_run(session: Session, repository: Repository, work: _Work) -> None:
+def _say_dry_run(session: Session, repository: Repository, work: _Work, *, as_json: bool) -> None:
     with open_objects(repository.layout) as store:
         prepared = work.prepare(repository.position(), store)
+        objects, base = Objects(store, prepared.state), prepared.base.base
+        if as_json:
+            clashes = interference_of(session, objects, base, prepared.differences())
+            facts = {
+                "recipe": format_recipe(prepared.state.recipe),
+                "changes": _changes(prepared),
+                "conflicts": describe_conflicts(prepared),
+                "fast_forward": prepared.fast_forward,
+                "interference": interference_facts(clashes) if clashes else [],
+            }
+            click.echo(json.dumps(facts, indent=2))
+            return
         for line in _prepared_lines(prepared):
             click.echo(line)  # asked for, so that --quiet does not silence it
-        say_interference(
-            session, Objects(store, prepared.state), prepared.base.base, prepared.differences()
-        )
+        say_interference(session, objects, base, prepared.differences())
 
 
 def _merge(
@@ -301,5 +323,8 @@ def _prepared_lines(prepared: Prepared) -> list[str]:
     if not prepared.is_clear:
         rest = format_recipe(prepared.state.recipe)
         return [*describe_conflicts(prepared), f"agreed on: {rest}"]
-    lines = describe_changes(prepared.ours.state.recipe, prepared.state.recipe)
-    return [*lines, f"recipe: {format_recipe(prepared.state.recipe)}"]
+    return [*_changes(prepared), f"recipe: {format_recipe(prepared.state.recipe)}"]
+
+
+def _changes(prepared: Prepared) -> list[str]:
+    return describe_changes(prepared.ours.state.recipe, prepared.state.recipe)
