@@ -307,3 +307,16 @@ def test_dry_run_json(tvc, clash):
     assert facts["recipe"] == "base + ties(brief, listen; density=0.2)"
     assert [pair["between"] for pair in facts["interference"]] == [["listen", "brief"]]
     assert "--json is for --dry-run" in tvc.fails("merge", "listen", "--json")
+
+
+def test_what_another_branch_has_already_is_not_merged_twice(tvc, clash):
+    tvc("switch", "main")
+    tvc("tag", "v1", "less")
+    for names in (["less", "listen"], ["listen", "less"], ["less", "less"], ["less", "v1"]):
+        tvc("merge", "--no-ff", *names)
+        assert tvc.recipe() == "base + 0.5 * listen"
+        assert parents(tvc)[1:] == [commit_of(tvc, "less")]
+        tvc("undo")
+    assert "one commit is named twice" in tvc.fails("merge", "--ties", "less", "v1")
+    tvc("merge", "--ties", "less", "listen")
+    assert tvc.recipe() == "base + ties((0.5 * listen), listen; density=0.2)"

@@ -154,6 +154,10 @@ def prepare_merge(
     theirs = tuple(tip for tip in tips if not is_ancestor(repository, tip.commit, ours.commit))
     if not theirs:
         raise UpToDate("already up to date")
+    if request.method is None:
+        theirs = _heads(repository, theirs)
+    elif len({tip.commit for tip in theirs}) < len(theirs):
+        raise InputError("one commit is named twice", hint="--weight BRANCH=2 counts it twice")
     base = merge_base(repository, [ours, *theirs])
     merged = joined_vectors(ours, theirs)
     prepared = Prepared(merged, ours, theirs, base.normal)
@@ -165,6 +169,16 @@ def prepare_merge(
     else:
         prepared = _merge_by_method(prepared, base, request)
     return settle_files(prepared, store, request.favour) if prepared.is_clear else prepared
+
+
+def _heads(repository: Repository, tips: Sequence[Tip]) -> tuple[Tip, ...]:
+    """Return the sides that no other one has already, as git does."""
+    found: list[Tip] = []
+    for index, tip in enumerate(tips):
+        others = [*found, *tips[index + 1 :]]
+        if not any(is_ancestor(repository, tip.commit, other.commit) for other in others):
+            found.append(tip)
+    return tuple(found)
 
 
 def tip_of(repository: Repository, name: str, commit: str) -> Tip:
