@@ -25,3 +25,10 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TZ": "UTC",
 }
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests measured and recorded, wherever they ran."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")

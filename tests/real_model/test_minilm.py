@@ -80,9 +80,7 @@ def size(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_a_real_fine_tune_comes_back(
-    dtype: torch.dtype, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_real_fine_tune_comes_back(dtype: torch.dtype, tmp_path: Path, record_property) -> None:
     base = tmp_path / "base"
     if dtype == torch.float32:
         shutil.copytree(MODEL, base)  # as it was published
@@ -106,11 +104,9 @@ def test_a_real_fine_tune_comes_back(
     assert AutoModel.from_pretrained(tmp_path / "restored").dtype == dtype
     ratio = stored / size(tmp_path / "caring")
     assert ratio < 1
-    with capsys.disabled():
-        name = str(dtype).removeprefix("torch.")
-        print(
-            f"\n  {name}: the fine-tune is stored in {ratio:.1%} of its size; {said.split(chr(10))[1].strip()}"
-        )
+    name = f"real fine-tune, {str(dtype).removeprefix('torch.')}"
+    changed = said.splitlines()[1].strip()
+    record_property(name, f"stored in {ratio:.1%} of its size; {changed}")
 
 
 def test_a_real_fine_tune_is_added_and_taken_away(tmp_path: Path) -> None:
