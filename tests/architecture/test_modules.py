@@ -9,8 +9,8 @@ from source import MODULES, ROOT, Module
 
 LONG_FUNCTIONS = {
     "tvc.cli.adapters.import_": "its options are its parameters",
-    "tvc.cli.checkout.checkout": "its options are its parameters",
-    "tvc.cli.merging.merge": "its options are its parameters",
+    "tvc.cli.work.checkout.checkout": "its options are its parameters",
+    "tvc.cli.work.merging.merge": "its options are its parameters",
     "tvc.recording.finetune.record_finetune": "half of it is its documentation",
     "tvc.recording.starting.start_repository": "half of it is its documentation",
     "tvc.versioning.mergekit_models.prepare_mergekit": "half of it is its documentation",

@@ -72,11 +72,6 @@ def test_looking_is_light(repository: Path, arguments: list[str]) -> None:
     assert not imported(done) & SLOW
 
 
-LATE = pytest.mark.xfail(
-    strict=True, reason="the module that declares this command also does its work, with torch"
-)
-
-
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
@@ -87,10 +82,10 @@ LATE = pytest.mark.xfail(
         ("tvc add on", "ones"),
         ("tvc scale on", "ones"),
         ("tvc log --gr", "--graph"),
-        pytest.param("tvc merge ma", "main", marks=LATE),
-        pytest.param("tvc revert ma", "main", marks=LATE),
-        pytest.param("tvc commit --allow-m", "--allow-missing", marks=LATE),
-        pytest.param("tvc checkout --dr", "--dry-run", marks=LATE),
+        ("tvc merge ma", "main"),
+        ("tvc revert ma", "main"),
+        ("tvc commit --allow-m", "--allow-missing"),
+        ("tvc checkout --dr", "--dry-run"),
     ],
 )
 def test_completing_is_light(repository: Path, words: str, answer: str) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import json
 import os
+import pkgutil
 import resource
 import signal
 import subprocess
@@ -216,11 +217,14 @@ def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     os.set_inheritable(answers.fileno(), False)
+    import tvc.cli.work
     from tvc.cli.main import _COMMANDS
 
     for lazy in _COMMANDS.values():
         with contextlib.suppress(ModuleNotFoundError):  # a command that is not written yet
             importlib.import_module(lazy.target.partition(":")[0])
+    for module in pkgutil.iter_modules(tvc.cli.work.__path__, "tvc.cli.work."):
+        importlib.import_module(module.name)
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

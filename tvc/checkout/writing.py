@@ -33,18 +33,7 @@ from tvc_store.dtypes import TensorSpec
 from tvc_store.durable import make_folder, write_durably
 from tvc_store.ids import ObjectId, tensor_id
 
-__all__ = ["DTYPES", "Checkout", "Written", "WrongBytes"]
-
-DTYPES: Final = {
-    "bfloat16": "BF16",
-    "bf16": "BF16",
-    "float16": "F16",
-    "fp16": "F16",
-    "float32": "F32",
-    "fp32": "F32",
-    "float64": "F64",
-}
-"""What `--dtype` may be, and the element type that it means."""
+__all__ = ["Checkout", "Written", "WrongBytes"]
 
 _TORCH_NAMES: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 

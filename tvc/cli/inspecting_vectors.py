@@ -1,21 +1,12 @@
 """tvc vectors inspect and compare, which read weights."""
 
-import json
+from typing import Any
 
 import click
 
 from tvc.cli.completing import complete_revision, complete_vector
-from tvc.cli.measures import LARGE, interference_facts, progress_of, say_clashes
-from tvc.cli.progress import format_bytes
+from tvc.cli.lazy import load
 from tvc.cli.session import Session, pass_session
-from tvc.domain.names import printable
-from tvc.domain.recipe import format_recipe
-from tvc.domain.vector import VectorRecord
-from tvc.repository.objects import Objects, open_objects
-from tvc.repository.state import State
-from tvc.versioning.editing import find_vectors, readable_state
-from tvc.versioning.inspecting import Part, VectorFacts, find_compared, inspect_vector
-from tvc.versioning.interference import measure_interference
 
 __all__ = ["compare", "inspect"]
 
@@ -24,89 +15,13 @@ __all__ = ["compare", "inspect"]
 @click.argument("name", shell_complete=complete_vector)
 @click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
 @pass_session
-def inspect(session: Session, *, name: str, as_json: bool) -> None:
+def inspect(session: Session, **options: Any) -> None:
     """Say what the vector NAME changes: how much, where, and where it came from.
 
     The norm is the Euclidean length of the difference from the model that it was trained from;
     sparsity is the share of elements that are not changed. NAME may be a vector of any branch.
     """
-    repository = session.repository()
-    state = find_vectors(repository, readable_state(repository), [name])
-    record = state.vectors[name]
-    with open_objects(repository.layout) as store, progress_of(session, "measuring") as on_plan:
-        facts = inspect_vector(Objects(store, state), record, on_plan=on_plan)
-    if as_json:
-        click.echo(json.dumps(_facts(name, state, record, facts), indent=2))
-    else:
-        session.show("\n".join(_lines(name, state, record, facts)))
-
-
-def _facts(name: str, state: State, record: VectorRecord, facts: VectorFacts) -> dict[str, object]:
-    return {
-        "name": name,
-        "id": record.id,
-        "kind": record.kind,
-        "trained_from": _origin(state, record),
-        "provenance": dict(record.provenance),
-        "total": _part_facts(facts.total),
-        "layers": {label: _part_facts(part) for label, part in facts.layers.items()},
-        "kinds": {label: _part_facts(part) for label, part in facts.kinds.items()},
-        "changed_tensors": facts.tensors,
-        "unmeasured": list(facts.unmeasured),
-        "changed_files": list(facts.files),
-        "raw_bytes": facts.raw_bytes,
-        "stored_bytes": facts.stored_bytes,
-    }
-
-
-def _part_facts(part: Part) -> dict[str, float]:
-    return {
-        "norm": part.norm,
-        "largest": part.largest,
-        "sparsity": part.sparsity,
-        "changed": part.changed,
-        "elements": part.elements,
-    }
-
-
-def _origin(state: State, record: VectorRecord) -> str:
-    return format_recipe(state.library().display(record.parent))
-
-
-def _lines(name: str, state: State, record: VectorRecord, facts: VectorFacts) -> list[str]:
-    share = facts.stored_bytes / max(facts.raw_bytes, 1)
-    lines = [
-        f"vector {printable(name)}: {record.kind}",
-        f"id      {record.id}",
-        f"from    {printable(_origin(state, record), limit=500)}",
-        f"stored  {format_bytes(facts.stored_bytes)}, {share:.0%} of "
-        f"{format_bytes(facts.raw_bytes)}; tensors changed: {facts.tensors}",
-    ]
-    lines += [
-        f"{printable(key):7} {printable(str(value))}"
-        for key, value in record.provenance.items()
-        if key != "trained_from"
-    ]
-    if facts.files:
-        lines.append(f"files   {', '.join(map(printable, facts.files))}")
-    if facts.unmeasured:
-        shown = ", ".join(map(printable, facts.unmeasured[:3]))
-        lines.append(f"not measured (no difference of numbers): {shown}")
-    width = max(len(printable(label)) for label in ("in total", *facts.layers, *facts.kinds))
-    for heading, parts in (
-        ("", {"in total": facts.total}),
-        ("by layer", facts.layers),
-        ("by kind of weight", facts.kinds),
-    ):
-        lines += (
-            ["", heading] if heading else ["", f"{'':{width}}        norm     largest  sparsity"]
-        )
-        lines += [f"{printable(label):{width}}  {_row(part)}" for label, part in parts.items()]
-    return lines
-
-
-def _row(part: Part) -> str:
-    return f"{part.norm:10.4g}  {part.largest:10.4g}  {part.sparsity:8.2%}"
+    load("tvc.cli.work.inspecting_vectors:inspect")(session, **options)
 
 
 @click.command(epilog="Example: tvc vectors compare listen brief")
@@ -115,26 +30,11 @@ def _row(part: Part) -> str:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
 @pass_session
-def compare(session: Session, *, names: tuple[str, ...], as_json: bool) -> None:
+def compare(session: Session, **options: Any) -> None:
     """Say how much vectors, or branches, are in each other's way.
 
     A NAME is a vector of any branch, or else a branch, tag or commit: that stands for what it
     changed since the merge base of all that are named. Large are the 20 % of each tensor's
     elements that are changed most.
     """
-    repository = session.repository()
-    found = find_compared(repository, list(names))
-    with open_objects(repository.layout) as store, progress_of(session, "comparing") as on_plan:
-        clashes = measure_interference(
-            Objects(store, found.state),
-            found.base,
-            found.differences,
-            density=LARGE,
-            on_plan=on_plan,
-        )
-    if as_json:
-        click.echo(json.dumps(interference_facts(clashes) if clashes else [], indent=2))
-    elif clashes is None:
-        session.say("interference: no weights are changed")
-    else:
-        say_clashes(session, clashes)
+    load("tvc.cli.work.inspecting_vectors:compare")(session, **options)

@@ -1,21 +1,12 @@
 """tvc commit."""
 
-import re
 from pathlib import Path
+from typing import Any
 
 import click
 
-from tvc.cli.measures import IDLE_MERGE, progress_of, say_made
-from tvc.cli.progress import byte_progress, format_bytes
+from tvc.cli.lazy import load
 from tvc.cli.session import Session, pass_session
-from tvc.domain.changes import describe_changes
-from tvc.domain.names import check_name, printable
-from tvc.models.directory import ModelDirectory
-from tvc.recording.committing import Committed, commit_finetune
-from tvc.recording.matching import Allowances
-from tvc.repository.repository import Change
-from tvc.versioning.conflicts import parse_merging
-from tvc.versioning.finishing import commit_state
 
 __all__ = ["commit"]
 
@@ -41,17 +32,7 @@ __all__ = ["commit"]
 @click.option("--resize-vocab", is_flag=True, help="DIR's vocabulary may have grown.")
 @click.option("--allow-dtype", is_flag=True, help="DIR's tensors may have another element type.")
 @pass_session
-def commit(
-    session: Session,
-    *,
-    folder: Path | None,
-    message: str | None,
-    name: str | None,
-    allow_missing: tuple[str, ...],
-    drop_extra: tuple[str, ...],
-    resize_vocab: bool,
-    allow_dtype: bool,
-) -> None:
+def commit(session: Session, **options: Any) -> None:
     """Record the model in DIR, or without DIR the edited recipe.
 
     With DIR, what DIR changed against the model that HEAD's recipe gives becomes a task vector,
@@ -59,78 +40,4 @@ def commit(
     Without DIR, the recipe as `tvc add`, `scale`, `negate` and `remove` (or an editor) left it is
     committed, or a merge whose conflicts were resolved is finished.
     """
-    with session.repository().change(session.command_line, waiting=session.waiting) as change:
-        if folder is None:
-            if name or allow_missing or drop_extra or resize_vocab or allow_dtype:
-                raise click.UsageError("--name and what is allowed are for a model: name its DIR")
-            _commit_recipe(session, change, message)
-            return
-        if message is None:
-            raise click.UsageError("say what the commit is for: -m MESSAGE")
-        allowed = Allowances(
-            frozenset(allow_missing), frozenset(drop_extra), resize_vocab, allow_dtype
-        )
-        _commit_folder(session, change, folder, message, name, allowed)
-
-
-def _commit_recipe(session: Session, change: Change, message: str | None) -> None:
-    state = change.repository.working_state()
-    head = change.repository.state_at(change.before.commit)
-    under_way = change.before.merging
-    merging = None if under_way is None else parse_merging(under_way)
-    text = message or (merging.message if merging else None)
-    if text is None:
-        raise click.UsageError("say what the commit is for: -m MESSAGE")
-    with progress_of(session, "comparing") as on_plan:
-        made = commit_state(
-            change,
-            state,
-            text,
-            other_parents=merging.parents if merging else (),
-            idle_hint=IDLE_MERGE if merging and not merging.by_hand else None,
-            on_plan=on_plan,
-        )
-    for line in describe_changes(head.recipe, state.recipe):
-        session.say(line)
-    say_made(session, change, made)
-
-
-def _commit_folder(
-    session: Session,
-    change: Change,
-    folder: Path,
-    message: str,
-    name: str | None,
-    allowed: Allowances,
-) -> None:
-    model = ModelDirectory.open(session.folder / folder)
-    total = sum(entry.spec.nbytes for entry in model.entries.values())
-    with byte_progress(session, "recording", total) as on_bytes:
-        done = commit_finetune(
-            change,
-            model,
-            name=check_name(name or re.sub(r"[^A-Za-z0-9_.-]+", "_", model.root.name)),
-            message=message,
-            allowed=allowed,
-            on_bytes=on_bytes,
-        )
-    _say_recorded(session, change, done)
-
-
-def _say_recorded(session: Session, change: Change, done: Committed) -> None:
-    seen = done.recorded
-    branch = change.before.branch or "detached HEAD"
-    session.say(f"[{branch} {done.commit[:10]}] vector {done.name}")
-    share = seen.changed_elements / max(seen.elements, 1)
-    session.say(
-        f"  {share:.2%} of the weights changed, in {seen.changed_tensors} of {seen.tensors} tensors"
-    )
-    if seen.raw_bytes:
-        session.say(
-            f"  stored in {format_bytes(seen.stored_bytes)}, "
-            f"{seen.stored_bytes / seen.raw_bytes:.0%} of {format_bytes(seen.raw_bytes)}"
-        )
-    if seen.changed_files:
-        session.say(f"  changed files: {', '.join(map(printable, seen.changed_files))}")
-    if seen.left_out:
-        session.say(f"  not part of a model, left out: {', '.join(seen.left_out)}")
+    load("tvc.cli.work.recording:commit")(session, **options)
