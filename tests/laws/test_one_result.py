@@ -32,8 +32,6 @@ def model(seed: int, *, change: float = 0.0, from_seed: int | None = None):
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    names = ("AUTHOR", "COMMITTER")
-    os.environ |= {f"GIT_{n}_{k}": "ada@example.org" for n in names for k in ("NAME", "EMAIL")}
     bench = Bench(tmp_path_factory.mktemp("bench"), model(0))
     for seed, name in enumerate(["x", "y", "z"], 1):
         bench.recipe("x - x") if seed > 1 else None
