@@ -6,6 +6,7 @@ figure is asserted anywhere; kept results are in RESULTS.md beside this file.
 
 import argparse
 import datetime
+import json
 import os
 import platform
 import shutil
@@ -58,6 +59,12 @@ class Bench:
         shutil.rmtree(self.folder / "out", ignore_errors=True)
         return run([*TVC, "-q", "checkout", revision, "-o", "../out"], self.folder / "full")
 
+    def announced(self, revision: str) -> int:
+        """Return the bytes of memory that `--dry-run` announces for a checkout."""
+        command = [*TVC, "checkout", revision, "--dry-run", "--json"]
+        done = subprocess.run(command, cwd=self.folder / "full", capture_output=True, check=True)
+        return json.loads(done.stdout)["peak_bytes"]
+
     def copy(self, name: str) -> Sample:
         """Copy a model folder and wait until the disk has it, as tvc does."""
         shutil.rmtree(self.folder / "copy", ignore_errors=True)
@@ -98,6 +105,11 @@ def against(what: str, ours: Measured, theirs: Measured, peer: str) -> Row:
     )
 
 
+def share(what: str, ours: float, theirs: float) -> Row:
+    """Return a row: how many times as many bytes."""
+    return what, f"{ours / theirs:.3f}", f"{_megabytes(ours)} against {_megabytes(theirs)}"
+
+
 def _seconds(measured: Measured) -> str:
     median, least, greatest = measured.seconds
     return f"{median:.2f} s ({least:.2f} to {greatest:.2f})"
@@ -107,66 +119,49 @@ def _megabytes(count: float) -> str:
     return f"{count / 1e6:.0f} MB"
 
 
-def throughput(bench: Bench) -> list[Row]:
-    """Commit and checkout against copying the same folder."""
+def commits(bench: Bench) -> list[Row]:
+    """Commits against copying the same folder, and what they store against others."""
     rows: list[Row] = []
     for name, step in STEPS.items():
-        got = in_turns(
-            {
-                "commit": lambda n, name=name: bench.commit(name, n),
-                "cp": lambda _: bench.copy("light"),
-            },
-            runs=bench.runs,
-        )
-        rows.append(
-            against(f"commit, steps of {step:g}", got["commit"], got["cp"], "cp -r and sync")
-        )
+        works = {
+            "ours": lambda n, name=name: bench.commit(name, n),
+            "cp": lambda _: bench.copy("light"),
+        }
+        got = in_turns(works, runs=bench.runs)
+        rows.append(against(f"commit, steps of {step:g}", got["ours"], got["cp"], "cp -r and sync"))
         stored = size_of(bench.folder / f"commit_{name}" / ".tvc" / "objects")
         stored -= size_of(bench.folder / "empty" / ".tvc" / "objects")
         others = int(models("xor", "base", name, folder=bench.folder))
-        behind = f"{_megabytes(stored)} of {_megabytes(bench.raw)}"
-        rows.append(
-            (
-                f"stored, steps of {step:g}, size against the raw fine-tune",
-                f"{stored / bench.raw:.3f}",
-                behind,
-            )
-        )
-        behind = f"{_megabytes(stored)} against {_megabytes(others)}"
-        rows.append(
-            (
-                f"stored, steps of {step:g}, size against XOR and zstd-3",
-                f"{stored / others:.3f}",
-                behind,
-            )
-        )
-    bench.fill()
-    works: dict[str, Callable[[int], Sample]] = {
-        "restoring, steps of 1e-05": lambda _: bench.checkout("light"),
-        "restoring, steps of 0.0001": lambda _: bench.checkout("strong"),
-        "TIES of two, by tensor": lambda _: bench.checkout("ties_tensor"),
-        "TIES of two, by vector": lambda _: bench.checkout("ties_vector"),
-        "cp": lambda _: bench.copy("light"),
-    }
-    got = in_turns(works, runs=bench.runs)
-    bare = in_turns(
-        {"bare": lambda _: run([sys.executable, "-c", "import torch"], bench.folder)}, runs=3
-    )
-    for what in list(works)[:-1]:
-        rows.append(against(f"checkout, {what}", got[what], got["cp"], "cp -r and sync"))
-    for what in list(works)[:-1]:
-        above = got[what].peak[2] - bare["bare"].peak[0]
-        behind = (
-            f"{_megabytes(above)} above a bare torch, largest tensor {_megabytes(bench.largest)}"
-        )
-        rows.append(
-            (
-                f"checkout, {what}, memory against the largest tensor",
-                f"{above / bench.largest:.2f}",
-                behind,
-            )
-        )
+        what = f"stored, steps of {step:g}, size against"
+        rows.append(share(f"{what} the raw fine-tune", stored, bench.raw))
+        rows.append(share(f"{what} XOR and zstd-3", stored, others))
     return rows
+
+
+def checkouts(bench: Bench) -> list[Row]:
+    """Checkouts against copying the same folder, and the memory that they take."""
+    bench.fill()
+    revisions = {
+        "restoring, steps of 1e-05": "light",
+        "restoring, steps of 0.0001": "strong",
+        "TIES of two, by tensor": "ties_tensor",
+        "TIES of two, by vector": "ties_vector",
+    }
+    works: dict[str, Callable[[int], Sample]] = {
+        what: lambda _, revision=revision: bench.checkout(revision)
+        for what, revision in revisions.items()
+    }
+    got = in_turns({**works, "cp": lambda _: bench.copy("light")}, runs=bench.runs)
+    torch = [sys.executable, "-c", "import torch"]
+    bare = in_turns({"bare": lambda _: run(torch, bench.folder)}, runs=3)["bare"]
+    times = [against(f"checkout, {what}", got[what], got["cp"], "cp -r and sync") for what in works]
+    sizes: list[Row] = []
+    for what, revision in revisions.items():
+        above = got[what].peak[2] - bare.peak[0]
+        memory = f"checkout, {what}, memory above a bare torch against"
+        sizes.append(share(f"{memory} the largest tensor", above, bench.largest))
+        sizes.append(share(f"{memory} what --dry-run says", above, bench.announced(revision)))
+    return times + sizes
 
 
 def startup(bench: Bench) -> list[Row]:
@@ -230,7 +225,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         bench = Bench(Path(folder), megabytes, runs)
-        lines += ["", *table(throughput(bench) + startup(bench)), ""]
+        lines += ["", *table(commits(bench) + checkouts(bench) + startup(bench)), ""]
     print("\n".join(lines))
     if asked.write:
         RESULTS.write_text("\n".join(lines))

@@ -15,7 +15,7 @@ ASKED = [
     "stored, steps of 0.0001, size against XOR and zstd-3",
     "checkout, restoring, steps of 1e-05, time against cp -r and sync",
     "checkout, TIES of two, by tensor, time against cp -r and sync",
-    "checkout, TIES of two, by vector, memory against the largest tensor",
+    "checkout, TIES of two, by vector, memory above a bare torch against the largest tensor",
     'tvc status, time against python -c "import click, git, rich"',
 ]
 
