@@ -8,26 +8,25 @@ files mean, their format, and names of tensors.
 
 import json
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
 from tvc_store.durable import is_temporary, write_durably
 from tvc_store.errors import IntegrityError, StoreError
 from tvc_store.ids import ObjectId, hash_fields, parse_id
-from tvc_store.objectfile import frame_targets
 
 __all__ = [
+    "BorrowedFile",
     "BorrowedTensor",
     "DamagedRecord",
     "Source",
     "SourceBook",
     "SourceChanged",
-    "borrowed_frames",
     "check_file",
 ]
 
@@ -201,28 +200,50 @@ class SourceBook:
         return self._folder / f"{hash_fields('tvc.source', os.fsencode(name))[:32]}.json"
 
 
-def borrowed_frames(
-    source: Source, tensor: BorrowedTensor, out: ByteArray | None = None
-) -> Generator[ByteArray]:
-    """Yield the bytes of a borrowed tensor by frames; they are not yet verified.
+class BorrowedFile:
+    """A borrowed tensor whose file is open; a context manager, and `Elements`.
+
+    What is read is not verified.
 
     Args:
         source: The source.
         tensor: One of its tensors.
-        out: uint8 (nbytes,), filled; without it every frame is overwritten by the next.
 
     Raises:
         SourceChanged: The file is gone, or has another size or time than when it was hashed.
     """
-    fd = _open(source, tensor.file)
-    try:
-        offset = tensor.offset
-        for frame in frame_targets(tensor.spec.nbytes, out):
-            _fill(fd, frame, offset, source, tensor.file)
-            offset += frame.size
-            yield frame
-    finally:
-        os.close(fd)
+
+    def __init__(self, source: Source, tensor: BorrowedTensor) -> None:
+        self.source = source
+        self.tensor = tensor
+        self._fd = _open(source, tensor.file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def fileno(self) -> int:
+        """Return the file's descriptor, open for reading."""
+        return self._fd
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of the tensor."""
+        return self.tensor.spec.nbytes
+
+    def read(self, start: int, out: ByteArray) -> None:
+        """Fill `out` with the tensor's bytes from `start` on.
+
+        Raises:
+            SourceChanged: They cannot be read.
+        """
+        _fill(self._fd, out, self.tensor.offset + start, self.source, self.tensor.file)
 
 
 def check_file(source: Source, file: str) -> None:

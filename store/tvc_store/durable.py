@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from tvc_store.buffers import Buffer, flat_view
 from tvc_store.errors import StoreError
@@ -19,6 +19,7 @@ from tvc_store.errors import StoreError
 __all__ = [
     "NoSpace",
     "NotPermitted",
+    "PendingFile",
     "ReadOnly",
     "WriteFailed",
     "is_temporary",
@@ -49,6 +50,52 @@ class NotPermitted(WriteFailed):
     """The user may not write there."""
 
 
+class PendingFile:
+    """A file that nobody sees until it is given its name, whole; a context manager.
+
+    Whatever ends the context before `publish`, the file is removed.
+
+    Args:
+        folder: Where it is written; on the file system that it is meant for.
+        mode: Permissions, before the umask.
+
+    Raises:
+        OSError: The system refused; the callers explain it (`write_errors`).
+    """
+
+    def __init__(self, folder: Path, *, mode: int = 0o644) -> None:
+        self._path: Path | None = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+        self._fd = _create(self._path, mode)
+        self.written = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+        if self._path:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+    def write(self, chunk: Buffer) -> None:
+        """Append bytes."""
+        self.written += _write_all(self._fd, chunk)
+
+    def rewrite_head(self, chunk: Buffer) -> None:
+        """Overwrite the first bytes."""
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        _write_all(self._fd, chunk)
+        os.lseek(self._fd, 0, os.SEEK_END)
+
+    def publish(self, path: Path) -> None:
+        """Flush the file to the disk, and give it a name in place of what has it."""
+        assert self._path is not None
+        os.fsync(self._fd)
+        self._path.replace(path)
+        self._path = None
+        sync_folder(path.parent)
+
+
 def write_durably(path: Path, chunks: Iterable[Buffer], *, mode: int = 0o644) -> int:
     """Write a file that is either there whole, also after a power cut, or not there at all.
 
@@ -66,18 +113,11 @@ def write_durably(path: Path, chunks: Iterable[Buffer], *, mode: int = 0o644) ->
     Raises:
         WriteFailed: The system refused: NoSpace, ReadOnly, NotPermitted, or another reason.
     """
-    temporary = path.parent / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
-    with write_errors(path):
-        fd = _create(temporary, mode)
-        try:
-            written = _write_all(fd, chunks)
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        sync_folder(path.parent)
-    return written
+    with write_errors(path), PendingFile(path.parent, mode=mode) as file:
+        for chunk in chunks:
+            file.write(chunk)
+        file.publish(path)
+        return file.written
 
 
 def make_folder(path: Path) -> None:
@@ -171,16 +211,9 @@ def _create(path: Path, mode: int) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
 
 
-def _write_all(fd: int, chunks: Iterable[Buffer]) -> int:
-    written = 0
-    try:
-        for chunk in chunks:
-            view = flat_view(chunk)
-            while view:
-                count = os.write(fd, view)
-                view = view[count:]
-                written += count
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    return written
+def _write_all(fd: int, chunk: Buffer) -> int:
+    view = flat_view(chunk)
+    size = view.nbytes
+    while view:
+        view = view[os.write(fd, view) :]
+    return size

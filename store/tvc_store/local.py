@@ -6,7 +6,7 @@ needed (collect.py is told), locking between commands (the callers', with lock.p
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from stat import S_ISREG
 from typing import Final, Self
@@ -16,11 +16,12 @@ from tvc_store.borrowed import Source, SourceBook
 from tvc_store.buffers import Buffer
 from tvc_store.dtypes import TensorSpec
 from tvc_store.durable import make_folder, write_durably
+from tvc_store.elements import Elements, InMemory
 from tvc_store.errors import StoreError
 from tvc_store.ids import ObjectId, blob_id, tensor_id
 from tvc_store.layout import FORMAT_FILE, SOURCES_FOLDER, fan_folders, object_at, place
 from tvc_store.reading import Reader
-from tvc_store.writing import write_blob, write_tensor
+from tvc_store.writing import OnFrame, ignore_frame, write_blob, write_tensor
 
 __all__ = ["Store", "UnknownFormat"]
 
@@ -125,8 +126,50 @@ class Store:
         content = byte_view(data)
         object_id = tensor_id(spec, content)
         if not self._keep(object_id):
-            write_tensor(self.path, self.reader, object_id, spec, content, base=base, codec=codec)
+            write_tensor(
+                self.path,
+                self.reader,
+                spec,
+                InMemory(content),
+                identity=object_id,
+                base=base,
+                codec=codec,
+            )
         return object_id
+
+    def put_elements(
+        self,
+        spec: TensorSpec,
+        content: Elements,
+        *,
+        base: ObjectId | None = None,
+        on_frame: OnFrame = ignore_frame,
+    ) -> ObjectId:
+        """Store a tensor that need not be in memory; see `put_tensor`.
+
+        Args:
+            spec: Its type and shape.
+            content: Its bytes, read once whole and in order, and a sample of them before.
+            base: As for `put_tensor`.
+            on_frame: Told the first byte and the content of every frame, in order.
+
+        Returns:
+            Its id.
+
+        Raises:
+            StoreError: As for `put_tensor`.
+        """
+        if content.nbytes != spec.nbytes:
+            raise StoreError(f"{content.nbytes} bytes for a tensor of {spec.nbytes}")
+        return write_tensor(
+            self.path,
+            self.reader,
+            spec,
+            content,
+            base=base,
+            keep=self._keep,
+            on_frame=on_frame,
+        )
 
     def put_blob(self, data: Buffer) -> ObjectId:
         """Store bytes, unless they are stored already, and return their id.
@@ -167,6 +210,27 @@ class Store:
             TooLarge: It is larger than the limit.
         """
         return self.reader.blob(object_id, limit=limit)
+
+    def stream_tensors(
+        self, ids: Sequence[ObjectId], *, only: Collection[int] | None = None
+    ) -> Generator[list[ByteArray]]:
+        """Yield the frames of several tensors in step; they are verified after the last.
+
+        Whoever uses a frame before the end must be ready to take back what it made of it.
+
+        Args:
+            ids: The tensors.
+            only: Numbers of the frames to read; nothing is verified then.
+
+        Yields:
+            A frame of each tensor, uint8 of at most 4 MiB, overwritten by the next; tensors that
+            are shorter than the longest end in empty arrays.
+
+        Raises:
+            Missing: As for `read_tensor`, and so on for the others. Another source of a borrowed
+                tensor is not tried: `read_tensor` does.
+        """
+        return self.reader.stream(ids, only=only)
 
     def tensor_spec(self, object_id: ObjectId) -> TensorSpec:
         """Return the type and shape of a tensor, without reading its content.

@@ -1,56 +1,39 @@
-"""An object file as a stream: header, frames, checksum.
+"""An object file: header, the codec's parameters, frames.
 
-After the header, each frame is a byte that says how it is stored (0 raw, 1 coded, 2 equal to the
-base's), a u32 length and that many bytes; 32 bytes of BLAKE3 over everything before end the file.
-Frames stand between their lengths, with no table in front, so that writing streams and nothing is
-buffered or patched afterwards. Absent on purpose: where files lie, and whether content fits its id.
+After the header come a u32 length and 16 bytes of checksum, then the parameters that all frames
+share. Each frame is a byte that says how it is stored (0 raw, 1 coded, 2 equal to the base's), a
+u32 length, a checksum of 16 bytes, and that many bytes. Frames stand between their lengths, with no
+table in front, so that writing streams; finding one means a small read for each before it. Absent
+on purpose: where files lie, and whether content fits its id.
 """
 
 import os
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
+from functools import cached_property
 from pathlib import Path
 from stat import S_ISREG
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import Final, Self
 
 import numpy as np
 from blake3 import blake3
 
 from tvc_store.arrays import ByteArray, byte_view
 from tvc_store.buffers import Buffer
-from tvc_store.codecs import BUILT_IN, Codec, MalformedFrame, find_codec
+from tvc_store.codecs import BUILT_IN, Coder, MalformedFrame, find_codec
+from tvc_store.elements import frame_count
 from tvc_store.errors import StoreError
 from tvc_store.header import FRAME_BYTES, MAX_HEADER, Header, MalformedObject
 
-__all__ = ["ObjectFile", "allocate", "frame_targets", "object_chunks"]
+__all__ = ["ObjectFile", "allocate", "coded_frame", "max_shared", "shared_chunk"]
 
-_FRAME: Final = struct.Struct("<BI")
+_PREFIX: Final = struct.Struct("<BI")
+_LENGTH: Final = struct.Struct("<I")
+_CHECKSUM: Final = 16
 _RAW: Final = 0
 _CODED: Final = 1
 _EQUAL: Final = 2
-_CHECKSUM: Final = 32
-
-
-def object_chunks(
-    header: Header, data: ByteArray, base: Iterator[ByteArray] | None
-) -> Generator[Buffer]:
-    """Yield the bytes of an object file.
-
-    Args:
-        header: What it will say of itself.
-        data: The content, uint8 (header.raw_length,).
-        base: The base's frames, where the header names one.
-
-    Raises:
-        UnknownCodec: The header's codec is not installed.
-        MalformedFrame: A third party's codec does not return what it was given.
-    """
-    checksum = blake3()
-    for chunk in _body(header, data, base):
-        checksum.update(byte_view(chunk).data)
-        yield chunk
-    yield checksum.digest()
 
 
 def allocate(nbytes: int) -> ByteArray:
@@ -65,24 +48,41 @@ def allocate(nbytes: int) -> ByteArray:
         raise StoreError(f"not enough memory for an object of {nbytes} bytes") from error
 
 
-def frame_targets(nbytes: int, out: ByteArray | None) -> Iterator[ByteArray]:
-    """Yield where each frame of some content goes: its place in `out`, or one scratch for all.
+def max_shared(raw_length: int) -> int:
+    """Return how many bytes of parameters an object of a length may have."""
+    return raw_length // 8 + 4096
+
+
+def shared_chunk(shared: bytes) -> bytes:
+    """Return the parameters as they stand in the file."""
+    length = _LENGTH.pack(len(shared))
+    return length + _checksum(length, shared) + shared
+
+
+def coded_frame(
+    coder: Coder, frame: ByteArray, *, at: int, origin: ByteArray | None, codec: str
+) -> list[Buffer]:
+    """Return a frame as it stands in the file.
 
     Args:
-        nbytes: Length of the content.
-        out: uint8 (nbytes,), or None.
+        coder: The object's.
+        frame: uint8 (n,).
+        at: Its first byte in the content.
+        origin: uint8 (n,), the base's, where the codec uses one.
+        codec: Its id.
 
     Raises:
-        StoreError: There is not enough memory.
+        MalformedFrame: A third party's codec does not return what it was given.
     """
-    scratch = allocate(min(nbytes, FRAME_BYTES)) if out is None else out
-    for start in range(0, nbytes, FRAME_BYTES):
-        length = min(FRAME_BYTES, nbytes - start)
-        yield scratch[:length] if out is None else out[start : start + length]
+    mode, stored = _encoded(coder, frame, at, origin, codec)
+    prefix = _PREFIX.pack(mode, stored.size)
+    return [prefix + _checksum(prefix, stored.data), stored]
 
 
 class ObjectFile:
-    """An object file opened for reading, its header checked; a context manager.
+    """An object file opened for reading, its header checked; a context manager, safe for threads.
+
+    It is `Elements`, where no base is needed: any part of it can be read alone.
 
     Args:
         path: The file. A symbolic link is refused, since nothing in the store makes one.
@@ -93,18 +93,16 @@ class ObjectFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = _open(path)
+        self._fd = _open(path)
         try:
-            self.size = os.fstat(self._file.fileno()).st_size
-            self.header, self._start = Header.parse(self._file.read(MAX_HEADER))
+            self.size = os.fstat(self._fd).st_size
+            self.header, self._start = Header.parse(self._some(0, MAX_HEADER))
             # Every frame costs something, so that no small file can ask for much memory at once.
-            if self.size < self._start + self.header.frames * _FRAME.size + _CHECKSUM:
+            least = (_LENGTH.size + _CHECKSUM) + self.frames * (_PREFIX.size + _CHECKSUM)
+            if self.size < self._start + least:
                 raise MalformedObject("too short for the length that it announces")
-        except OSError as error:
-            self._file.close()
-            raise MalformedObject(f"cannot be read: {error.strerror}") from error
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def __enter__(self) -> Self:
@@ -120,58 +118,134 @@ class ObjectFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        os.close(self._fd)
 
-    def frames(
-        self, base: Iterator[ByteArray] | None, out: ByteArray | None = None
-    ) -> Generator[ByteArray]:
-        """Decode the content frame by frame; only when it has ended is the checksum verified.
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of the content."""
+        return self.header.raw_length
 
-        Args:
-            base: The base's frames, where the header names one.
-            out: uint8 (raw_length,), filled with the content; without it every frame that is
-                yielded is overwritten by the next.
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return frame_count(self.header.raw_length)
+
+    def check_structure(self) -> None:
+        """Check the parameters, and that the frames end where the file does; decode nothing.
 
         Raises:
-            MalformedObject: The file is not what an object file can be, or its checksum is wrong.
-            MalformedFrame: A frame cannot be decoded.
+            MalformedObject: They do not.
+            MalformedFrame: The codec cannot have had these parameters.
             UnknownCodec: The header's codec is not installed.
         """
-        header = self.header
-        codec = find_codec(header.codec)
-        if not codec.uses_base == (header.base is not None) == (base is not None):
-            raise MalformedObject(
-                f"codec {header.codec!r}, with or without a base as it must not be"
-            )
-        checksum = blake3()
-        self._file.seek(0)
-        checksum.update(self._read(self._start))
-        for frame in frame_targets(header.raw_length, out):
-            prefix = self._read(_FRAME.size)
-            mode, size = _FRAME.unpack(prefix)
-            _check_frame(mode, size, frame.size, based=base is not None)
-            stored = self._read(size)
-            checksum.update(prefix)
-            checksum.update(stored)
-            origin = None if base is None else next(base)
-            _decode(codec, mode, stored, frame, header, origin)
-            yield frame
-        if self._read(_CHECKSUM) != checksum.digest():
-            raise MalformedObject("the checksum is wrong")
-        if self._file.read(1):
-            raise MalformedObject("bytes follow the checksum")
+        assert self._coder is not None
+        assert len(self._index) == self.frames
 
-    def _read(self, size: int) -> bytes:
-        try:
-            data = self._file.read(size)
-        except OSError as error:
-            raise MalformedObject(f"cannot be read: {error.strerror}") from error
+    def frame(self, index: int, out: ByteArray, base: ByteArray | None) -> None:
+        """Decode one frame, its checksum verified.
+
+        Args:
+            index: Which.
+            out: uint8 (n,), the frame's length; filled.
+            base: uint8 (n,), the same frame of the base, where the header names one.
+
+        Raises:
+            MalformedObject: The file is not what an object file can be, or a checksum is wrong.
+            MalformedFrame: The frame cannot be decoded.
+            UnknownCodec: The header's codec is not installed.
+        """
+        coder, (place, mode, size) = self._coder, self._index[index]
+        if (self.header.base is None) != (base is None):
+            raise MalformedObject("a base, or none, where the header says otherwise")
+        _check_frame(mode, size, out.size, based=base is not None)
+        head = self._read(place, _PREFIX.size + _CHECKSUM)
+        stored = self._read(place + len(head), size)
+        if head[_PREFIX.size :] != _checksum(head[: _PREFIX.size], stored):
+            raise MalformedObject("a frame's checksum is wrong")
+        if mode == _RAW:
+            out[:] = byte_view(stored)
+        elif mode == _EQUAL and base is not None:
+            out[:] = base
+        else:
+            coder.decode(byte_view(stored), out, at=index * FRAME_BYTES, base=base)
+
+    def read(self, start: int, out: ByteArray) -> None:
+        """Fill `out` with the content from byte `start` on; the object must need no base.
+
+        Raises:
+            MalformedObject: As for `frame`.
+            MalformedFrame: As for `frame`.
+            UnknownCodec: As for `frame`.
+        """
+        end = start + out.size
+        for index in range(start // FRAME_BYTES, frame_count(end)):
+            first = index * FRAME_BYTES
+            frame = allocate(min(FRAME_BYTES, self.nbytes - first))
+            self.frame(index, frame, None)
+            part = frame[max(start - first, 0) : end - first]
+            out[max(first - start, 0) :][: part.size] = part
+
+    @cached_property
+    def _coder(self) -> Coder:
+        codec = find_codec(self.header.codec)
+        if codec.uses_base != (self.header.base is not None):
+            raise MalformedObject(
+                f"codec {self.header.codec!r}, with or without a base as it must not be"
+            )
+        return codec.coder(self.header.spec, self._shared)
+
+    @cached_property
+    def _shared(self) -> bytes:
+        length = self._read(self._start, _LENGTH.size)
+        checksum = self._read(self._start + _LENGTH.size, _CHECKSUM)
+        size = _LENGTH.unpack(length)[0]
+        if size > max_shared(self.nbytes):
+            raise MalformedObject(f"{size} bytes of parameters for {self.nbytes} of content")
+        shared = self._read(self._start + _LENGTH.size + _CHECKSUM, size)
+        if checksum != _checksum(length, shared):
+            raise MalformedObject("the checksum of the parameters is wrong")
+        return shared
+
+    @cached_property
+    def _index(self) -> list[tuple[int, int, int]]:
+        """Place, mode and length of every frame; the file must end with the last."""
+        place = self._start + _LENGTH.size + _CHECKSUM + len(self._shared)
+        found: list[tuple[int, int, int]] = []
+        for _ in range(self.frames):
+            mode, size = _PREFIX.unpack(self._read(place, _PREFIX.size))
+            found.append((place, mode, size))
+            place += _PREFIX.size + _CHECKSUM + size
+            if place > self.size:
+                raise MalformedObject("the file is cut short")
+        if place != self.size:
+            raise MalformedObject("bytes follow the last frame")
+        return found
+
+    def _read(self, start: int, size: int) -> bytes:
+        data = self._some(start, size)
         if len(data) != size:
             raise MalformedObject("the file is cut short")
         return data
 
+    def _some(self, start: int, size: int) -> bytes:
+        """Return `size` bytes, or less where the file ends before."""
+        try:
+            return b"".join(_pieces(self._fd, start, size))
+        except OSError as error:
+            raise MalformedObject(f"cannot be read: {error.strerror}") from error
 
-def _open(path: Path) -> BinaryIO:
+
+def _pieces(fd: int, start: int, size: int) -> Generator[bytes]:
+    while size:
+        piece = os.pread(fd, size, start)
+        if not piece:
+            return
+        yield piece
+        start += len(piece)
+        size -= len(piece)
+
+
+def _open(path: Path) -> int:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -181,38 +255,30 @@ def _open(path: Path) -> BinaryIO:
     if not S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise MalformedObject("not a regular file")
-    return os.fdopen(fd, "rb")
+    return fd
 
 
-def _body(header: Header, data: ByteArray, base: Iterator[ByteArray] | None) -> Iterator[Buffer]:
-    yield header.to_bytes()
-    codec = find_codec(header.codec)
-    for start in range(0, data.size, FRAME_BYTES):
-        frame = data[start : start + FRAME_BYTES]
-        origin = None if base is None else next(base)
-        mode, stored = _encode(codec, frame, header, origin)
-        yield _FRAME.pack(mode, len(byte_view(stored)))
-        yield stored
-    if base is not None:
-        next(base, None)  # runs past its last frame, where it verifies what it gave
+def _checksum(prefix: bytes, stored: Buffer) -> bytes:
+    hasher = blake3(prefix)
+    hasher.update(byte_view(stored).data)
+    return hasher.digest(length=_CHECKSUM)
 
 
-def _encode(
-    codec: Codec, frame: ByteArray, header: Header, origin: ByteArray | None
-) -> tuple[int, Buffer]:
+def _encoded(
+    coder: Coder, frame: ByteArray, at: int, origin: ByteArray | None, codec: str
+) -> tuple[int, ByteArray]:
     if origin is not None and np.array_equal(frame, origin):
-        return _EQUAL, b""
-    dtype = header.spec.dtype if header.spec else None
-    stored = byte_view(codec.encode(frame, dtype=dtype, base=origin))
+        return _EQUAL, frame[:0]
+    stored = byte_view(coder.encode(frame, at=at, base=origin))
     if stored.size >= frame.size:
         return _RAW, frame
-    if header.codec not in BUILT_IN:
+    if codec not in BUILT_IN:
         # Ours are tested to return every pattern; of others only this can be said, and weights
         # that cannot be had back are lost.
         again = np.empty_like(frame)
-        codec.decode(stored, again, dtype=dtype, base=origin)
+        coder.decode(stored, again, at=at, base=origin)
         if not np.array_equal(again, frame):
-            raise MalformedFrame(f"the codec {header.codec!r} does not return what it was given")
+            raise MalformedFrame(f"the codec {codec!r} does not return what it was given")
     return _CODED, stored
 
 
@@ -220,20 +286,3 @@ def _check_frame(mode: int, size: int, length: int, *, based: bool) -> None:
     fits = {_RAW: size == length, _CODED: size < length, _EQUAL: size == 0 and based}
     if not fits.get(mode, False):
         raise MalformedObject(f"a frame of {length} bytes is stored in an impossible way")
-
-
-def _decode(
-    codec: Codec,
-    mode: int,
-    stored: bytes,
-    frame: ByteArray,
-    header: Header,
-    origin: ByteArray | None,
-) -> None:
-    if mode == _RAW:
-        frame[:] = byte_view(stored)
-    elif mode == _EQUAL and origin is not None:
-        frame[:] = origin
-    else:
-        dtype = header.spec.dtype if header.spec else None
-        codec.decode(byte_view(stored), frame, dtype=dtype, base=origin)

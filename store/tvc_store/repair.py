@@ -7,6 +7,7 @@ where good bytes come from, which the callers know.
 from tvc_store.arrays import byte_view
 from tvc_store.buffers import Buffer
 from tvc_store.dtypes import TensorSpec
+from tvc_store.elements import InMemory
 from tvc_store.ids import ObjectId, blob_id, tensor_id
 from tvc_store.local import Store
 from tvc_store.reading import Damaged
@@ -36,7 +37,8 @@ def replace_damaged(
     content = byte_view(data)
     object_id = tensor_id(spec, content)
     origin = None if base is None or _is_base(store, object_id) else base
-    write_tensor(store.path, store.reader, object_id, spec, content, base=origin, codec=None)
+    elements = InMemory(content)
+    write_tensor(store.path, store.reader, spec, elements, identity=object_id, base=origin)
     return object_id
 
 

@@ -1,31 +1,40 @@
 """Writing objects: which codec, and the file.
 
-Absent on purpose: deciding whether an object needs writing at all.
+Content is read once, by frames: coded, hashed and written as it comes, so that an object may be
+larger than the memory. Its name is known only at the end. Absent on purpose: deciding whether an
+object needs writing at all, where that can be known before.
 """
 
-from collections.abc import Iterator
-from itertools import chain
+import contextlib
+from collections.abc import Callable, Generator
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Final
 
-from tvc_store.arrays import ByteArray, byte_view
-from tvc_store.buffers import Buffer
-from tvc_store.codecs import BUILT_IN, find_codec
+from tvc_store.arrays import ByteArray
+from tvc_store.codecs import find_codec
+from tvc_store.codecs.choosing import choose
 from tvc_store.dtypes import TensorSpec
-from tvc_store.durable import make_folder, write_durably
+from tvc_store.durable import PendingFile, make_folder, write_errors
+from tvc_store.elements import Elements, InMemory, frame_slices
 from tvc_store.errors import StoreError
-from tvc_store.header import Header
-from tvc_store.ids import ObjectId
+from tvc_store.header import FRAME_BYTES, Header
+from tvc_store.ids import ObjectId, TensorHasher
 from tvc_store.layout import place
-from tvc_store.objectfile import object_chunks
-from tvc_store.reading import Missing, Reader
+from tvc_store.objectfile import allocate, coded_frame, max_shared, shared_chunk
+from tvc_store.reading import Opened, Reader
 
-__all__ = ["write_blob", "write_tensor"]
+__all__ = ["OnFrame", "ignore_frame", "write_blob", "write_tensor"]
 
-_TINY: Final = 64  # bytes below which no coding is tried
-_SAMPLE: Final = 1 << 18
-_ID_BYTES: Final = 32
+OnFrame = Callable[[int, ByteArray], None]
+"""Told the first byte and the content of every frame that is written, in order."""
+
+_NOBODY: Final = ObjectId("0" * 64)
+
+
+def ignore_frame(at: int, frame: ByteArray) -> None:
+    """Take no notice of a frame."""
+    del at, frame
 
 
 def write_blob(root: Path, object_id: ObjectId, content: ByteArray) -> None:
@@ -34,70 +43,120 @@ def write_blob(root: Path, object_id: ObjectId, content: ByteArray) -> None:
     Raises:
         WriteFailed: The system refused.
     """
-    codec = "raw" if content.size < _TINY else "planes"
-    header = Header(object_id, "blob", codec, content.size, None, None)
-    _write(root, header, object_chunks(header, content, None))
+    name, shared = choose(None, InMemory(content), None)
+    header = Header(object_id, "blob", name, content.size, None, None)
+    with write_errors(root), PendingFile(root, mode=0o444) as file:
+        for _ in _frames(file, header, shared, InMemory(content), None):
+            pass
+        _publish(root, file, object_id)
 
 
 def write_tensor(
     root: Path,
     reader: Reader,
-    object_id: ObjectId,
     spec: TensorSpec,
-    content: ByteArray,
+    content: Elements,
     *,
-    base: ObjectId | None,
-    codec: str | None,
-) -> None:
-    """Write a tensor's file over whatever stands in its place; see `Store.put_tensor`."""
-    frames = None if base is None else _usable(reader, object_id, spec, base)
-    first = None if frames is None else next(frames, None)
-    name = codec or _choose(spec, content, first)
-    if not find_codec(name).uses_base:
-        header = Header(object_id, "tensor", name, spec.nbytes, spec, None)
-        _write(root, header, object_chunks(header, content, None))
-        return
-    if base is None or frames is None or first is None:
-        raise StoreError(f"the codec {name!r} needs a base of the same type and shape")
-    header = Header(object_id, "tensor", name, spec.nbytes, spec, base)
-    # A difference from bytes that are not the base's could never be undone: they are verified as
-    # they are used, and the object gets its name only after.
-    origin = reader.verified(base, spec, chain([first], frames))
-    _write(root, header, object_chunks(header, content, origin))
+    identity: ObjectId | None = None,
+    base: ObjectId | None = None,
+    codec: str | None = None,
+    keep: Callable[[ObjectId], bool] = lambda _: False,
+    on_frame: OnFrame = ignore_frame,
+) -> ObjectId:
+    """Write a tensor's file over whatever stands in its place, and return its id.
+
+    Args:
+        root: The store's folder.
+        reader: Of the same store.
+        spec: Type and shape.
+        content: The bytes.
+        identity: The id, where it is known already.
+        base: What it was trained from; see `Store.put_tensor`.
+        codec: The id of the codec, in place of the best one.
+        keep: Says of an id whether what is there already is kept, and nothing written.
+        on_frame: Told every frame.
+
+    Raises:
+        StoreError: As for `Store.put_tensor`.
+    """
+    with (
+        _usable(reader, spec, base, identity) as origin,
+        write_errors(root),
+        PendingFile(root, mode=0o444) as file,
+    ):
+        name, shared, used = _chosen(codec, spec, content, origin)
+        origin_id = base if used else None
+        header = Header(identity or _NOBODY, "tensor", name, spec.nbytes, spec, origin_id)
+        own, bases = TensorHasher(spec), TensorHasher(spec)
+        for at, frame, origin_frame in _frames(file, header, shared, content, used):
+            on_frame(at, frame)
+            if identity is None:
+                own.update(frame)
+            if origin_frame is not None:
+                bases.update(origin_frame)
+        if used and bases.finish() != base:
+            # A difference from bytes that are not the base's could never be undone.
+            raise used.wrong()
+        object_id = identity or own.finish()
+        # What turns out to be the base itself is there; it cannot be a difference from itself.
+        if object_id == origin_id or keep(object_id):
+            return object_id
+        named = Header(object_id, "tensor", name, spec.nbytes, spec, origin_id)
+        if named != header:
+            file.rewrite_head(named.to_bytes())
+        _publish(root, file, object_id)
+    return object_id
 
 
+@contextlib.contextmanager
 def _usable(
-    reader: Reader, object_id: ObjectId, spec: TensorSpec, base: ObjectId
-) -> Iterator[ByteArray] | None:
-    """Return the frames of a base, or None where no difference from it may be stored."""
-    if base == object_id or reader.spec(base) != spec:
-        return None
-    try:
-        if reader.base(base) is not None:
-            return None
-    except Missing:  # not stored, so borrowed
-        pass
-    return reader.frames(base)
+    reader: Reader, spec: TensorSpec, base: ObjectId | None, identity: ObjectId | None
+) -> Generator[Opened | None]:
+    """Open a base, or yield None where no difference from it may be stored."""
+    if base is None or base == identity:
+        yield None
+        return
+    with reader.opened(base) as opened:
+        yield opened if opened.base is None and opened.spec == spec else None
 
 
-def _choose(spec: TensorSpec, content: ByteArray, first: ByteArray | None) -> str:
-    """Return the id of the codec that a sample says is best."""
-    if spec.nbytes < _TINY:
-        return "raw"
-    if first is None:
-        return "planes"
-    sample, origin = content[:_SAMPLE], first[:_SAMPLE]
-    sizes = {
-        name: len(byte_view(BUILT_IN[name].encode(sample, dtype=spec.dtype, base=origin)))
-        for name in ("distance", "planes")
-    }
-    worth = sizes["distance"] + _ID_BYTES < min(sizes["planes"], sample.size)
-    return "distance" if worth else "planes"
+def _chosen(
+    codec: str | None, spec: TensorSpec, content: Elements, origin: Opened | None
+) -> tuple[str, bytes, Opened | None]:
+    """Return the codec, its parameters, and the base if it uses one."""
+    if codec is None:
+        name, shared = choose(spec, content, origin)
+        return name, shared, origin if find_codec(name).uses_base else None
+    chosen = find_codec(codec)
+    if chosen.uses_base and origin is None:
+        raise StoreError(f"the codec {codec!r} needs a base of the same type and shape")
+    used = origin if chosen.uses_base else None
+    return codec, chosen.survey(spec, content, used), used
 
 
-def _write(root: Path, header: Header, chunks: Iterator[Buffer]) -> None:
-    path = place(root, header.id)
+def _frames(
+    file: PendingFile, header: Header, shared: bytes, content: Elements, origin: Elements | None
+) -> Generator[tuple[int, ByteArray, ByteArray | None]]:
+    """Write header, parameters and frames; yield each frame's place, content and base."""
+    coder = find_codec(header.codec).coder(header.spec, shared)
+    assert len(shared) <= max_shared(content.nbytes), header.codec
+    file.write(header.to_bytes())
+    file.write(shared_chunk(shared))
+    scratch, other = (allocate(min(FRAME_BYTES, content.nbytes)) for _ in range(2))
+    for part in frame_slices(content.nbytes):
+        frame = scratch[: part.stop - part.start]
+        content.read(part.start, frame)
+        base = None if origin is None else other[: frame.size]
+        if origin is not None and base is not None:
+            origin.read(part.start, base)
+        yield part.start, frame, base
+        for chunk in coded_frame(coder, frame, at=part.start, origin=base, codec=header.codec):
+            file.write(chunk)
+
+
+def _publish(root: Path, file: PendingFile, object_id: ObjectId) -> None:
+    path = place(root, object_id)
     make_folder(path.parent)
     if not S_ISDIR(path.parent.lstat().st_mode):
         raise StoreError(f"{path.parent} is not a folder", hint="remove it; tvc did not make it")
-    write_durably(path, chunks, mode=0o444)
+    file.publish(path)

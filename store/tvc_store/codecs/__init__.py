@@ -5,7 +5,7 @@ id that stands in the objects' headers. Entry points are searched only for an id
 in.
 """
 
-from tvc_store.codecs.interface import Codec, MalformedFrame
+from tvc_store.codecs.interface import Codec, Coder, MalformedFrame
 from tvc_store.codecs.registry import BUILT_IN, GROUP, UnknownCodec, find_codec
 
-__all__ = ["BUILT_IN", "GROUP", "Codec", "MalformedFrame", "UnknownCodec", "find_codec"]
+__all__ = ["BUILT_IN", "GROUP", "Codec", "Coder", "MalformedFrame", "UnknownCodec", "find_codec"]

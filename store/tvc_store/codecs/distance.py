@@ -17,7 +17,8 @@ from tvc_store.arrays import ByteArray
 from tvc_store.buffers import Buffer
 from tvc_store.codecs.byteplanes import Words, blocks, join, pack, split, unpack, word_type
 from tvc_store.codecs.interface import MalformedFrame
-from tvc_store.dtypes import ITEMSIZE
+from tvc_store.dtypes import TensorSpec
+from tvc_store.elements import Elements
 
 __all__ = ["Distance"]
 
@@ -27,37 +28,49 @@ class Distance:
 
     uses_base: ClassVar[bool] = True
 
-    def encode(self, frame: ByteArray, *, dtype: str | None, base: ByteArray | None) -> Buffer:
+    def survey(self, spec: TensorSpec | None, content: Elements, base: Elements | None) -> bytes:
+        """Return nothing: there are no parameters."""
+        del spec, content, base
+        return b""
+
+    def coder(self, spec: TensorSpec | None, shared: bytes) -> "_Coder":
+        """Return the coder of an object.
+
+        Raises:
+            MalformedFrame: It is a blob, or there are parameters.
+        """
+        if spec is None or shared:
+            raise MalformedFrame("a blob or parameters, where a difference has neither")
+        return _Coder(word_type(spec.itemsize))
+
+
+class _Coder:
+    def __init__(self, kind: np.dtype[np.unsignedinteger]) -> None:
+        self._kind = kind
+
+    def encode(self, frame: ByteArray, *, at: int, base: ByteArray | None) -> Buffer:
         """Return the packed planes of the distances."""
-        kind = _word_type(dtype)
-        words, origin = frame.view(kind), _words(base, kind)
-        planes = np.empty((kind.itemsize, words.size), np.uint8)
+        del at
+        words, origin = frame.view(self._kind), _words(base, self._kind)
+        planes = np.empty((self._kind.itemsize, words.size), np.uint8)
         for part in blocks(words.size):
             split(_zigzag(words[part] - origin[part]), planes, part)
         return pack(planes)
 
-    def decode(
-        self, stored: ByteArray, out: ByteArray, *, dtype: str | None, base: ByteArray | None
-    ) -> None:
+    def decode(self, stored: ByteArray, out: ByteArray, *, at: int, base: ByteArray | None) -> None:
         """Fill `out` with the base plus the distances.
 
         Raises:
             MalformedFrame: The stored bytes are not planes of this length.
         """
-        kind = _word_type(dtype)
-        words, origin = out.view(kind), _words(base, kind)
-        planes = unpack(stored, count=kind.itemsize, length=words.size)
+        del at
+        words, origin = out.view(self._kind), _words(base, self._kind)
+        planes = unpack(stored, count=self._kind.itemsize, length=words.size)
         for part in blocks(words.size):
             target = words[part]
             join(planes, target, part)
             _unzigzag(target)
             target += origin[part]
-
-
-def _word_type(dtype: str | None) -> np.dtype[np.unsignedinteger]:
-    if dtype is None:
-        raise MalformedFrame("a blob is not a difference")
-    return word_type(ITEMSIZE[dtype])
 
 
 def _words(base: ByteArray | None, kind: np.dtype[np.unsignedinteger]) -> Words:
