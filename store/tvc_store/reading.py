@@ -178,7 +178,7 @@ class Reader:
         try:
             self._fill(object_id, out)
         except IntegrityError:
-            if base is None:
+            if base is None or self.spec(base) != spec:
                 raise
             # The base is not verified on its own, which saves a pass. This finds which of the two
             # is wrong, or another source of the base that is right.

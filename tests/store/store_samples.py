@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from tvc_store.borrowed import BorrowedTensor, Source
+from tvc_store.codecs import BUILT_IN, Coder
 from tvc_store.dtypes import ITEMSIZE, TensorSpec
 from tvc_store.ids import ObjectId, tensor_id
 from tvc_store.layout import place
@@ -47,6 +48,11 @@ def pairs(draw: st.DrawFn) -> tuple[TensorSpec, bytes, bytes]:
     ):
         tuned[place_] = value
     return spec, base, bytes(tuned)
+
+
+def coder_of(name: str, count: int, *, dtype: str) -> Coder:
+    """The coder of one of our codecs, for a tensor of one dimension."""
+    return BUILT_IN[name].coder(TensorSpec(dtype, (count,)), b"")
 
 
 def bf16(count: int, *, seed: int = 0) -> np.ndarray:

@@ -9,6 +9,7 @@ import pytest
 
 from tvc_store.codecs import BUILT_IN, Codec, MalformedFrame, UnknownCodec, find_codec
 from tvc_store.dtypes import TensorSpec
+from tvc_store.elements import InMemory
 from tvc_store.local import Store
 
 MODULE = """
@@ -17,10 +18,17 @@ class Fill:
 
     uses_base = False
 
-    def encode(self, frame, *, dtype, base):
+    def survey(self, spec, content, base):
+        return b"parameters"
+
+    def coder(self, spec, shared):
+        assert shared == b"parameters"
+        return self
+
+    def encode(self, frame, *, at, base):
         return bytes(frame[:1])
 
-    def decode(self, stored, out, *, dtype, base):
+    def decode(self, stored, out, *, at, base):
         out[:] = stored[0]
 
 broken = 1 / 0 if __name__ == "nowhere" else None
@@ -87,5 +95,7 @@ def test_every_codec_has_the_same_face(name):
     codec: Codec = BUILT_IN[name]
     assert isinstance(codec.uses_base, bool)
     frame = np.zeros(4096, np.uint8)
-    stored = codec.encode(frame, dtype="F64", base=frame)
+    spec, content = TensorSpec("F64", (512,)), InMemory(frame)
+    coder = codec.coder(spec, codec.survey(spec, content, content))
+    stored = coder.encode(frame, at=0, base=frame)
     assert len(stored) < 200 or name == "raw"

@@ -9,15 +9,15 @@ import zstandard
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
-from store_samples import LAW, bf16, overwrite, tuned, vector_spec
+from store_samples import LAW, bf16, coder_of, overwrite, tuned, vector_spec
 
-from tvc_store.codecs import BUILT_IN, MalformedFrame
+from tvc_store.codecs import MalformedFrame
 from tvc_store.dtypes import TensorSpec
 from tvc_store.errors import IntegrityError, StoreError
 from tvc_store.header import MAX_HEADER, Header, MalformedObject
 from tvc_store.ids import ObjectId, tensor_id
 from tvc_store.local import Store
-from tvc_store.objectfile import ObjectFile
+from tvc_store.objectfile import ObjectFile, shared_chunk
 from tvc_store.reading import Damaged
 
 ID = ObjectId("ab" * 32)
@@ -62,14 +62,15 @@ def head(
     return body + blake3(body).digest(length=16)
 
 
-def sealed(*parts):
-    """A file with a right checksum."""
-    body = b"".join(parts)
-    return body + blake3(body).digest()
+def sealed(header, *frames, shared=b""):
+    """A file, with parameters under a right checksum."""
+    return header + shared_chunk(shared) + b"".join(frames)
 
 
 def frame(mode, stored, size=None):
-    return struct.pack("<BI", mode, len(stored) if size is None else size) + stored
+    """A frame with a right checksum, whatever it says."""
+    prefix = struct.pack("<BI", mode, len(stored) if size is None else size)
+    return prefix + blake3(prefix + stored).digest(length=16) + stored
 
 
 HEADERS = {
@@ -120,6 +121,8 @@ def test_no_bytes_crash_the_parser(data):
 
 BODIES = {
     "no frame": [head()],
+    "a wrong checksum": [head(), frame(0, bytes(100))[:-1] + b"x"],
+    "a frame of another's checksum": [head(), frame(0, bytes(100))[:21] + bytes(99) + b"x"],
     "frame of an unknown mode": [head(), frame(3, bytes(100))],
     "raw frame too short": [head(), frame(0, bytes(99))],
     "raw frame too long": [head(), frame(0, bytes(101))],
@@ -168,6 +171,7 @@ def test_decompression_bombs_do_not_go_off(store, announced):
 
 
 def test_a_stream_that_lies_about_its_size_is_refused():
+    planes = coder_of("planes", 100_000, dtype="U8")
     plain = bytes(1000)
     stored = bytearray(zstandard.ZstdCompressor(level=1).compress(plain))
     assert zstandard.frame_content_size(bytes(stored)) == 1000
@@ -177,14 +181,15 @@ def test_a_stream_that_lies_about_its_size_is_refused():
     attack = np.frombuffer(struct.pack("<BI", 1, len(stored)) + stored, np.uint8)
     out = np.empty(announced, np.uint8)
     with pytest.raises(MalformedFrame):
-        BUILT_IN["planes"].decode(attack, out, dtype="U8", base=None)
+        planes.decode(attack, out, at=0, base=None)
 
 
 def test_bytes_after_the_planes_are_refused():
+    planes = coder_of("planes", 500, dtype="U8")
     stored = zstandard.ZstdCompressor().compress(bytes(500))
     attack = np.frombuffer(struct.pack("<BI", 1, len(stored)) + stored + b"x", np.uint8)
     with pytest.raises(MalformedFrame, match="bytes follow"):
-        BUILT_IN["planes"].decode(attack, np.empty(500, np.uint8), dtype="U8", base=None)
+        planes.decode(attack, np.empty(500, np.uint8), at=0, base=None)
 
 
 def test_a_forged_blob_is_refused(store):
@@ -195,10 +200,11 @@ def test_a_forged_blob_is_refused(store):
 
 
 def test_two_streams_in_one_plane_are_refused():
+    planes = coder_of("planes", 500, dtype="U8")
     stored = zstandard.ZstdCompressor().compress(bytes(500)) * 2
     attack = np.frombuffer(struct.pack("<BI", 1, len(stored)) + stored, np.uint8)
     with pytest.raises(MalformedFrame):
-        BUILT_IN["planes"].decode(attack, np.empty(500, np.uint8), dtype="U8", base=None)
+        planes.decode(attack, np.empty(500, np.uint8), at=0, base=None)
 
 
 @LAW
@@ -206,7 +212,7 @@ def test_two_streams_in_one_plane_are_refused():
 def test_no_bytes_crash_a_codec(data, name):
     out, base = np.zeros(64, np.uint8), np.zeros(64, np.uint8)
     with pytest.raises(MalformedFrame):
-        BUILT_IN[name].decode(np.frombuffer(data, np.uint8), out, dtype="BF16", base=base)
+        coder_of(name, 32, dtype="BF16").decode(np.frombuffer(data, np.uint8), out, at=0, base=base)
 
 
 def test_chains_and_circles_are_refused(store):
@@ -257,12 +263,13 @@ def test_random_damage_with_right_checksums(store):
     spec = vector_spec(base)
     object_id = store.put_tensor(spec, base)
     with ObjectFile(store.path / object_id[:2] / object_id[2:]) as file:
-        start = len(file.header.to_bytes())
-    good = (store.path / object_id[:2] / object_id[2:]).read_bytes()[:-32]
+        header = file.header.to_bytes()
+    good = (store.path / object_id[:2] / object_id[2:]).read_bytes()
+    mode, stored = good[len(header) + 20], good[len(header) + 20 + 21 :]
     for _ in range(400):
-        bad = bytearray(good)
-        bad[rng.integers(start, len(bad))] ^= 1 << rng.integers(8)
-        overwrite(store, object_id, sealed(bytes(bad)))
+        bad = bytearray(stored)
+        bad[rng.integers(len(bad))] ^= 1 << rng.integers(8)
+        overwrite(store, object_id, sealed(header, frame(mode, bytes(bad))))
         try:
             content = store.read_tensor(object_id)[1]
         except IntegrityError:
