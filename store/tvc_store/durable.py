@@ -67,15 +67,26 @@ class PendingFile:
         self._path: Path | None = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
         self._fd = _create(self._path, mode)
         self.written = 0
+        self.adopted = False
+        """Whether somebody else releases it: leaving the context does nothing."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self.adopted:
+            self.release()
+
+    def release(self) -> None:
+        """Close the file, and remove it if it was given no name."""
         os.close(self._fd)
         if self._path:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+
+    def fileno(self) -> int:
+        """Return the file's descriptor."""
+        return self._fd
 
     def write(self, chunk: Buffer) -> None:
         """Append bytes."""
@@ -89,11 +100,15 @@ class PendingFile:
 
     def publish(self, path: Path) -> None:
         """Flush the file to the disk, and give it a name in place of what has it."""
+        self.give_name(path)
+        sync_folder(path.parent)
+
+    def give_name(self, path: Path) -> None:
+        """Do what `publish` does, but for flushing the folder."""
         assert self._path is not None
         os.fsync(self._fd)
         self._path.replace(path)
         self._path = None
-        sync_folder(path.parent)
 
 
 def write_durably(path: Path, chunks: Iterable[Buffer], *, mode: int = 0o644) -> int:

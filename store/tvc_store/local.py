@@ -20,6 +20,7 @@ from tvc_store.elements import Elements, InMemory
 from tvc_store.errors import StoreError
 from tvc_store.ids import ObjectId, blob_id, tensor_id
 from tvc_store.layout import FORMAT_FILE, SOURCES_FOLDER, fan_folders, object_at, place
+from tvc_store.publishing import Publisher
 from tvc_store.reading import Reader
 from tvc_store.writing import OnFrame, ignore_frame, write_blob, write_tensor
 
@@ -144,6 +145,7 @@ class Store:
         *,
         base: ObjectId | None = None,
         on_frame: OnFrame = ignore_frame,
+        publisher: Publisher | None = None,
     ) -> ObjectId:
         """Store a tensor that need not be in memory; see `put_tensor`.
 
@@ -152,6 +154,8 @@ class Store:
             content: Its bytes, read once whole and in order, and a sample of them before.
             base: As for `put_tensor`.
             on_frame: Told the first byte and the content of every frame, in order.
+            publisher: Makes the object durable, and visible, while others are written; it is both
+                once the publisher's context has ended. At once where None.
 
         Returns:
             Its id.
@@ -169,6 +173,7 @@ class Store:
             base=base,
             keep=self._keep,
             on_frame=on_frame,
+            publisher=publisher,
         )
 
     def put_blob(self, data: Buffer) -> ObjectId:

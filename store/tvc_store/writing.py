@@ -1,17 +1,19 @@
 """Writing objects: which codec, and the file.
 
-Content is read once, by frames: coded, hashed and written as it comes, so that an object may be
-larger than the memory. Its name is known only at the end. Absent on purpose: deciding whether an
-object needs writing at all, where that can be known before.
+Content is read once, by frames: hashed, coded and written as it comes, so that an object may be
+larger than the memory. Its name is known only at the end. One thread reads, hashes and writes;
+others code several frames at a time, which changes no byte of the file. Absent on purpose: deciding
+whether an object needs writing at all, where that can be known before.
 """
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Final
 
 from tvc_store.arrays import ByteArray
+from tvc_store.buffers import Buffer
 from tvc_store.codecs import find_codec
 from tvc_store.codecs.choosing import choose
 from tvc_store.dtypes import TensorSpec
@@ -22,6 +24,8 @@ from tvc_store.header import FRAME_BYTES, Header
 from tvc_store.ids import ObjectId, TensorHasher
 from tvc_store.layout import place
 from tvc_store.objectfile import allocate, coded_frame, max_shared, shared_chunk
+from tvc_store.ordered import DEPTH, in_order
+from tvc_store.publishing import BACKLOG, Publisher, start_writing_back
 from tvc_store.reading import Opened, Reader
 
 __all__ = ["OnFrame", "ignore_frame", "write_blob", "write_tensor"]
@@ -30,6 +34,8 @@ OnFrame = Callable[[int, ByteArray], None]
 """Told the first byte and the content of every frame that is written, in order."""
 
 _NOBODY: Final = ObjectId("0" * 64)
+_Frame = tuple[int, ByteArray, ByteArray | None]
+"""A frame's place, its content, and the base's where that is used."""
 
 
 def ignore_frame(at: int, frame: ByteArray) -> None:
@@ -46,9 +52,8 @@ def write_blob(root: Path, object_id: ObjectId, content: ByteArray) -> None:
     name, shared = choose(None, InMemory(content), None)
     header = Header(object_id, "blob", name, content.size, None, None)
     with write_errors(root), PendingFile(root, mode=0o444) as file:
-        for _ in _frames(file, header, shared, InMemory(content), None):
-            pass
-        _publish(root, file, object_id)
+        _write_frames(file, header, shared, _read_frames(InMemory(content), None))
+        _publish(root, file, object_id, None)
 
 
 def write_tensor(
@@ -62,6 +67,7 @@ def write_tensor(
     codec: str | None = None,
     keep: Callable[[ObjectId], bool] = lambda _: False,
     on_frame: OnFrame = ignore_frame,
+    publisher: Publisher | None = None,
 ) -> ObjectId:
     """Write a tensor's file over whatever stands in its place, and return its id.
 
@@ -75,6 +81,7 @@ def write_tensor(
         codec: The id of the codec, in place of the best one.
         keep: Says of an id whether what is there already is kept, and nothing written.
         on_frame: Told every frame.
+        publisher: Gives the file its name, durably once its context has ended; None for at once.
 
     Raises:
         StoreError: As for `Store.put_tensor`.
@@ -88,12 +95,17 @@ def write_tensor(
         origin_id = base if used else None
         header = Header(identity or _NOBODY, "tensor", name, spec.nbytes, spec, origin_id)
         own, bases = TensorHasher(spec), TensorHasher(spec)
-        for at, frame, origin_frame in _frames(file, header, shared, content, used):
+
+        def see(each: _Frame) -> _Frame:
+            at, frame, origin_frame = each
             on_frame(at, frame)
             if identity is None:
                 own.update(frame)
             if origin_frame is not None:
                 bases.update(origin_frame)
+            return each
+
+        _write_frames(file, header, shared, map(see, _read_frames(content, used)))
         if used and bases.finish() != base:
             # A difference from bytes that are not the base's could never be undone.
             raise used.wrong()
@@ -104,7 +116,7 @@ def write_tensor(
         named = Header(object_id, "tensor", name, spec.nbytes, spec, origin_id)
         if named != header:
             file.rewrite_head(named.to_bytes())
-        _publish(root, file, object_id)
+        _publish(root, file, object_id, publisher)
     return object_id
 
 
@@ -134,29 +146,50 @@ def _chosen(
     return codec, chosen.survey(spec, content, used), used
 
 
-def _frames(
-    file: PendingFile, header: Header, shared: bytes, content: Elements, origin: Elements | None
-) -> Generator[tuple[int, ByteArray, ByteArray | None]]:
-    """Write header, parameters and frames; yield each frame's place, content and base."""
+def _read_frames(content: Elements, origin: Elements | None) -> Generator[_Frame]:
+    """Yield frame after frame; the memory of each is that of one `DEPTH` later."""
+    size = min(FRAME_BYTES, content.nbytes)
+    ring: list[tuple[ByteArray, ByteArray]] = []
+    for index, part in enumerate(frame_slices(content.nbytes)):
+        if index < DEPTH:
+            ring.append((allocate(size), allocate(size if origin else 0)))
+        frame, base = (each[: part.stop - part.start] for each in ring[index % DEPTH])
+        content.read(part.start, frame)
+        if origin is not None:
+            origin.read(part.start, base)
+        yield part.start, frame, None if origin is None else base
+
+
+def _write_frames(
+    file: PendingFile, header: Header, shared: bytes, frames: Iterator[_Frame]
+) -> None:
+    """Write header, parameters and frames."""
     coder = find_codec(header.codec).coder(header.spec, shared)
-    assert len(shared) <= max_shared(content.nbytes), header.codec
+    assert len(shared) <= max_shared(header.raw_length), header.codec
+
+    def code(each: _Frame) -> list[Buffer]:
+        at, frame, base = each
+        return coded_frame(coder, frame, at=at, origin=base, codec=header.codec)
+
     file.write(header.to_bytes())
     file.write(shared_chunk(shared))
-    scratch, other = (allocate(min(FRAME_BYTES, content.nbytes)) for _ in range(2))
-    for part in frame_slices(content.nbytes):
-        frame = scratch[: part.stop - part.start]
-        content.read(part.start, frame)
-        base = None if origin is None else other[: frame.size]
-        if origin is not None and base is not None:
-            origin.read(part.start, base)
-        yield part.start, frame, base
-        for chunk in coded_frame(coder, frame, at=part.start, origin=base, codec=header.codec):
+    begun = 0
+    for chunks in in_order(code, frames, parallel=header.frames > 1):
+        for chunk in chunks:
             file.write(chunk)
+        if file.written - begun >= BACKLOG:
+            start_writing_back(file.fileno(), begun, file.written - begun)
+            begun = file.written
 
 
-def _publish(root: Path, file: PendingFile, object_id: ObjectId) -> None:
+def _publish(
+    root: Path, file: PendingFile, object_id: ObjectId, publisher: Publisher | None
+) -> None:
     path = place(root, object_id)
-    make_folder(path.parent)
+    (publisher.make_folder if publisher else make_folder)(path.parent)
     if not S_ISDIR(path.parent.lstat().st_mode):
         raise StoreError(f"{path.parent} is not a folder", hint="remove it; tvc did not make it")
-    file.publish(path)
+    if publisher:
+        publisher.publish(file, path)
+    else:
+        file.publish(path)
