@@ -1,0 +1,95 @@
+"""Peak resident memory of commits and checkouts, for two sizes of model.
+
+Above an interpreter that has imported torch, and above one that has imported NumPy. The fine-tunes
+of the larger model are written, committed and removed one by one, since together they are large.
+"""
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.benchmarks.measuring import TVC, megabytes, run
+from tests.benchmarks.setting import TUNES, Setting, setting_of
+from tests.benchmarks.table import Row
+
+__all__ = ["rows"]
+
+_LIMIT = 400e6
+
+_MERGES: Mapping[str, tuple[str, list[str]]] = {
+    "checkout, ties by tensor": (
+        "main",
+        ["--ties", *TUNES, "--density", "0.2", "--scope", "tensor"],
+    ),
+    "checkout, ties by vector": (
+        "main",
+        ["--ties", *TUNES, "--density", "0.2", "--scope", "vector"],
+    ),
+    "checkout, dare_ties": ("main", ["--dare-ties", *TUNES, "--density", "0.5"]),
+    "checkout, breadcrumbs": ("main", ["--breadcrumbs", *TUNES, "--density", "0.5"]),
+    "checkout, model_stock": ("main", ["--method", "model_stock", *TUNES]),
+    "checkout, slerp": ("t1", ["--slerp", "t2", "-O", "t=0.5"]),
+}
+"""By command that is measured: the branch on which to merge, and the options of the merge."""
+
+
+def rows(work: Path, *, small: bool) -> list[Row]:
+    """Measure peaks of memory; see tests/benchmarks/__main__.py."""
+    sizes = ("tiny", "50m") if small else ("1.1b", "3b")
+    peaks: list[Mapping[str, int]] = []
+    for size in sizes:
+        with setting_of(work, size, group="memory") as setting:
+            peaks.append(_peaks(setting, keeps_tunes=size != "3b"))
+    torch, numpy = (
+        run([sys.executable, "-c", f"import {name}"], work).peak for name in ("torch", "numpy")
+    )
+    return [
+        row
+        for what in peaks[0]
+        for row in _of_command(what, sizes, [each[what] for each in peaks], torch, numpy)
+    ]
+
+
+def _of_command(
+    what: str, sizes: tuple[str, str], peaks: list[int], torch: int, numpy: int
+) -> list[Row]:
+    above = [peak - numpy for peak in peaks]
+    return [
+        *(
+            Row(
+                f"peak memory of {what}, {size}: above an interpreter with torch, in units of 400 MB",
+                (peak - torch) / _LIMIT,
+                f"{megabytes(peak)} in all; above torch {megabytes(peak - torch)}, "
+                f"above NumPy {megabytes(peak - numpy)}",
+                at_most=1,
+            )
+            for size, peak in zip(sizes, peaks, strict=True)
+        ),
+        Row(
+            f"peak memory of {what}, above an interpreter with NumPy: {sizes[1]} over {sizes[0]}",
+            above[1] / above[0],
+            f"{megabytes(above[1])} against {megabytes(above[0])}",
+            at_most=1.2,
+        ),
+    ]
+
+
+def _peaks(setting: Setting, *, keeps_tunes: bool) -> Mapping[str, int]:
+    """Return the peak of each command, in bytes."""
+    setting.make(TUNES if keeps_tunes else ())
+    repository = setting.repository()
+    found: dict[str, int] = {}
+    for name in TUNES:
+        setting.branch(repository, name)
+        setting.make([name])
+        found["commit"] = max(found.get("commit", 0), setting.commit(repository, name).peak)
+        if not keeps_tunes:
+            shutil.rmtree(setting.models / name)
+    found["checkout, restoring"] = setting.checkout(repository, "t1").peak
+    for number, (what, (start, options)) in enumerate(_MERGES.items()):
+        setting.branch(repository, f"merged{number}", start=start)
+        merging = run([*TVC, "-q", "merge", *options], repository)
+        found["merge, any of these"] = max(found.get("merge, any of these", 0), merging.peak)
+        found[what] = setting.checkout(repository, f"merged{number}").peak
+    return found
