@@ -19,7 +19,7 @@ from tvc.merging.emr import largest_agreeing
 from tvc.merging.mixing import merge_elected, tally, weighted_sum
 from tvc.merging.presets import preset_options
 from tvc.merging.registry import find_method
-from tvc.merging.ties import lead_of, ties
+from tvc.merging.ties import ties
 
 FOLDER = Path(__file__).parent / "cases"
 INPUTS = load_file(FOLDER / "inputs.safetensors")
@@ -112,11 +112,18 @@ def paper_ties(case: dict[str, Any]) -> Tensor:
         options["normalize"] = "none"
     checked = ties.check_options(options)
     statistics: dict[str, Tensor] = {}
-    for each in ties.passes_for(checked):
+    for each in ties.passes_for(checked, "vector"):
         numel = sum(group[0].numel() for group in groups)
-        counting = each(members=3, numel=numel, options=checked, earlier=statistics)
-        for group in groups:
-            counting.observe(group, weights=weights)
+        counting = each(
+            members=3, numel=numel, options=checked, weights=weights, earlier=statistics
+        )
+        again = True
+        while again:
+            for group in groups:
+                part = counting.part()
+                part.observe(group)
+                counting.add(part)
+            again = counting.more()
         statistics[each.name] = counting.result()
     if params["merge_func"] != "dis-max":
         return ties.merge(wanted, options=checked, weights=weights, statistics=statistics)
@@ -137,7 +144,7 @@ def elect(case: dict[str, Any]) -> Tensor:
         election="mass",
         normalize="count",
         weights_after_election=False,
-        zero_positive=lead_of(total) > 0,
+        zero_positive=int((total > 0).sum()) > int((total < 0).sum()),
     )
 
 
@@ -301,7 +308,9 @@ def test_selection_with_arbitrary_ties(case: dict[str, Any]) -> None:
     assert not ours[~surely & ~near].any()
     theirs = (OUTPUTS[case["id"]] != INPUTS[case["inputs"][0]]) & near
     assert int(surely.sum()) <= k <= int((surely | near).sum())
-    actual = base_of(case) + find_method("sce").function(deltas * (surely | theirs))
+    actual = base_of(case) + find_method("sce").merge(
+        deltas * (surely | theirs), options={"select_topk": 1.0}
+    )
     assert_case(case, actual)
 
 

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tvc.merging.method import Method
+from tvc.merging.method import Method, Part, over_tensor
 from tvc.merging.registry import load_methods
 from tvc.merging.selection import kth_largest, magnitudes, share_of
 from tvc.merging.ties import ties
@@ -236,17 +236,34 @@ def test_a_negative_weight_negates(columns: list[list[float]], density: float) -
 # The whole vector.
 
 
+def statistics_of(
+    parts: list[Tensor], numel: int, weights: Tensor, options: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Take the passes over a vector, as the engine does."""
+    statistics: dict[str, Tensor] = {}
+    for each in ties.passes_for(options, "vector"):
+        counting = each(
+            members=len(weights),
+            numel=numel,
+            options=options,
+            weights=weights,
+            earlier=dict(statistics),
+        )
+        again = True
+        while again:
+            for part in parts:
+                seen = counting.part()
+                seen.observe(part)
+                counting.add(seen)
+            again = counting.more()
+        statistics[each.name] = counting.result()
+    return statistics
+
+
 def through_passes(parts: list[Tensor], numel: int, weights: Tensor, **given: Any) -> list[Tensor]:
     """Merge the parts of a vector, as the engine does."""
     options = ties.check_options({"scope": "vector", **given})
-    statistics: dict[str, Tensor] = {}
-    for each in ties.passes_for(options):
-        counting = each(
-            members=len(weights), numel=numel, options=options, earlier=dict(statistics)
-        )
-        for part in parts:
-            counting.observe(part, weights=weights)
-        statistics[each.name] = counting.result()
+    statistics = statistics_of(parts, numel, weights, options)
     return [
         ties.merge(part, options=options, weights=weights, statistics=statistics) for part in parts
     ]
@@ -298,31 +315,55 @@ def test_thresholds_are_exact_with_elements_that_nobody_changed() -> None:
     part = torch.tensor([[3.0, -2.0, 0.5, 0.0], [0.0, 1e-40, 0.0, -7.0]])
     for density, expected in [(0.2, [2.0, 1e-40]), (0.3, [0.5, 0.0]), (1.0, [0.0, 0.0])]:
         options = ties.check_options({"scope": "vector", "density": density})
-        statistics: dict[str, Tensor] = {}
-        for each in ties.passes_for(options):
-            counting = each(members=2, numel=10, options=options, earlier=statistics)
-            counting.observe(part, weights=torch.ones(2))
-            statistics[each.name] = counting.result()
-        assert torch.equal(statistics["thresholds"], torch.tensor(expected))
+        statistics = statistics_of([part], 10, torch.ones(2), options)
+        assert torch.equal(statistics["thresholds"][:, 0], torch.tensor(expected))
 
 
-def test_passes_count_from_many_threads() -> None:
-    whole = normal(2, 20_000)
-    parts = list(whole.split(500, dim=1))
-    options = ties.check_options({"scope": "vector"})
-    first, _ = ties.passes_for(options)
-    counting = first(members=2, numel=20_000, options=options, earlier={})
-    workers = [
-        threading.Thread(target=counting.observe, args=(part,), kwargs={"weights": torch.ones(2)})
-        for part in parts
+BLOCKS = [slice(0, 64), slice(64, 68), slice(68, 96)]
+IN_BLOCKS = [
+    name for name in NAMES if METHODS[name].unit(METHODS[name].check_options({})) != "tensor"
+]
+
+
+@pytest.mark.parametrize("name", IN_BLOCKS)
+def test_blocks_of_a_tensor_give_its_statistics_and_its_bytes(name: str) -> None:
+    """What sees elements or rows may be shown any blocks of them."""
+    method = METHODS[name]
+    options = method.check_options({})
+    deltas = normal(members_of(method), 96, 1 << 12)
+    given = supplies(deltas)
+    statistics: dict[str, Tensor] = {}
+    for each in method.passes_for(options, "tensor"):
+        counting = each(
+            members=len(deltas),
+            numel=deltas[0].numel(),
+            options=options,
+            weights=given["weights"],
+            earlier=statistics,
+        )
+
+        def show(part: Part, wants: frozenset[str] = each.wants) -> None:
+            for block in BLOCKS:
+                part.observe(deltas[:, block], **{w: cut(given[w], block, w) for w in wants})
+
+        over_tensor(counting, show)
+        statistics[each.name] = counting.result()
+    parts = [
+        method.apply(
+            deltas[:, block],
+            options=options,
+            weights=given["weights"],
+            base=given["base"][block],
+            uniforms=given["uniforms"][:, block],
+            statistics=statistics,
+        )
+        for block in BLOCKS
     ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    alone = first(members=2, numel=20_000, options=options, earlier={})
-    alone.observe(whole, weights=torch.ones(2))
-    assert torch.equal(counting.result(), alone.result())
+    assert same_bytes(torch.cat(parts), method.merge(deltas, options=options, **given))
+
+
+def cut(supply: Tensor, block: slice, want: str) -> Tensor:
+    return supply[:, block] if want == "uniforms" else supply[block]
 
 
 @settings(deadline=None)

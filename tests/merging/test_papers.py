@@ -1,6 +1,7 @@
 """Methods that no public case covers, against their papers written plainly in float64."""
 
 import threading
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -113,7 +114,11 @@ def test_emr_elects_minus_for_a_sum_of_zero() -> None:
 def test_slerp_of_two_models_keeps_to_the_circle() -> None:
     base, deltas = normal(4, 5), normal(2, 4, 5, seed=1)
     a, b = base + deltas[0], base + deltas[1]
-    slerp = find_method("slerp").function
+    method = find_method("slerp")
+
+    def slerp(deltas: Tensor, *, base: Tensor, t: float) -> Tensor:
+        return method.merge(deltas, options=method.check_options({"t": t}), base=base)
+
     check(slerp(deltas, base=base, t=0.0), deltas[0].numpy())
     check(slerp(deltas, base=base, t=1.0), deltas[1].numpy())
     angle = torch.acos((a * b).sum() / a.norm() / b.norm())
@@ -127,9 +132,9 @@ def test_slerp_of_two_models_keeps_to_the_circle() -> None:
 def test_nuslerp_goes_row_by_row(row_wise: bool, axis: int) -> None:
     deltas = normal(2, 4, 5)
     deltas[:, 0] = 0  # a zero row is interpolated linearly
-    merged = find_method("nuslerp").function(
-        deltas, weights=torch.tensor([3.0, 1.0]), flatten=False, row_wise=row_wise
-    )
+    nuslerp = find_method("nuslerp")
+    options = nuslerp.check_options({"flatten": False, "row_wise": row_wise})
+    merged = nuslerp.merge(deltas, options=options, weights=torch.tensor([3.0, 1.0]))
     a, b = deltas.double()
     lengths = a.norm(dim=axis, keepdim=True) * b.norm(dim=axis, keepdim=True)
     angle = torch.acos((a * b).sum(dim=axis, keepdim=True) / lengths)
@@ -139,8 +144,9 @@ def test_nuslerp_goes_row_by_row(row_wise: bool, axis: int) -> None:
 
 def test_karcher_is_least_distant_from_all() -> None:
     base, deltas = normal(30), 0.5 * normal(3, 30, seed=1)
-    karcher = find_method("karcher").function
-    merged = base + karcher(deltas, base=base, max_iter=100, tol=1e-9)
+    karcher = find_method("karcher")
+    options = karcher.check_options({"max_iter": 100, "tol": Fraction(1, 10**9)})
+    merged = base + karcher.merge(deltas, options=options, base=base)
     unit = merged.double() / merged.double().norm()
     pull = torch.zeros(30, dtype=torch.float64)
     for model in (base + deltas).double():

@@ -1,11 +1,12 @@
 """`breadcrumbs` and `breadcrumbs_ties`: drop the largest elements, and the many small ones."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, cast
 
 from jaxtyping import Float
 from torch import Tensor
 
-from tvc.merging.method import merge_method
+from tvc.merging.method import Options, Scope, Statistics, Unit, merge_method
 from tvc.merging.mixing import (
     Election,
     Normalize,
@@ -14,7 +15,7 @@ from tvc.merging.mixing import (
     weighted_sum,
 )
 from tvc.merging.options import Choice, Number
-from tvc.merging.selection import kth_largest, magnitudes, row_thresholds, share_of, within
+from tvc.merging.selection import Ranks, magnitudes, row_thresholds, share_of, within
 from tvc.merging.sparsifying import Density, per_member, rows_of
 
 __all__ = ["breadcrumbs", "breadcrumbs_ties"]
@@ -30,81 +31,119 @@ Axis = Annotated[
 ]
 
 
-def middle(
-    delta: Float[Tensor, "*shape"], density: float, gamma: float, *, axis: str
-) -> Float[Tensor, "*shape"]:
-    """Keep the elements of middle magnitude (section 3, the mask of both tails).
+def tails(density: float, gamma: float, n: int) -> tuple[int, int]:
+    """Return the ranks of the smallest and the largest magnitude that is kept of n.
 
-    Of n elements the ⌊gamma · n⌋ largest are dropped, the next ⌊density · n⌋ kept, and the rest
-    dropped; fewer of the largest where there are not enough others. Equal magnitudes are kept
-    together, at both ends.
+    The ⌊gamma · n⌋ largest are dropped, the next ⌊density · n⌋ kept, and the rest dropped; fewer of
+    the largest where there are not enough others. (0, 0) where nothing is kept.
+    """
+    kept = share_of(density, n)
+    largest = min(share_of(gamma, n), n - kept)
+    return (largest + kept, largest + 1) if kept else (0, 0)
+
+
+class Bounds(Ranks):
+    """Finds the least and the greatest magnitude that is kept of each member, (k, 2) float32."""
+
+    name = "bounds"
+
+    @classmethod
+    def scope(cls, options: Options) -> Scope | None:
+        """Say whether the shares are of whole tensors."""
+        return "tensor" if options["axis"] == "tensor" else None
+
+    def ranks(self, row: int, nonzero: int) -> Sequence[int]:
+        """Return both ranks."""
+        del nonzero
+        density, gamma = (
+            per_member(cast("float | tuple[float, ...]", self.options[name]), self.rows)[row]
+            for name in ("density", "gamma")
+        )
+        return tails(density, gamma, self.numel)
+
+
+def row_middle(
+    delta: Float[Tensor, "*shape"], density: float, gamma: float
+) -> Float[Tensor, "*shape"]:
+    """Keep the elements of middle magnitude of each row (section 3, the mask of both tails).
+
+    Equal magnitudes are kept together, at both ends.
 
     Args:
         delta: (*shape).
         density: Share that is kept.
         gamma: Share of the largest that is dropped.
-        axis: "tensor", or "row" for one row at a time.
     """
-    values = magnitudes(delta)
-    if axis == "row":
-        values = rows_of(values)
-    n = values.shape[1] if axis == "row" else values.numel()
-    kept = share_of(density, n)
-    largest = min(share_of(gamma, n), n - kept)
-    if kept == 0:
-        return delta.masked_fill(~within(values, float("inf"), float("inf")).view_as(delta), 0)
-    if axis == "row":
-        lower, upper = row_thresholds(values, largest + kept), row_thresholds(values, largest + 1)
-    else:
-        lower, upper = kth_largest(values, largest + kept), kth_largest(values, largest + 1)
-    return delta.masked_fill(~within(values, lower, upper).view_as(delta), 0)
+    values = rows_of(magnitudes(delta))
+    least, greatest = tails(density, gamma, values.shape[1])
+    inside = within(values, row_thresholds(values, least), row_thresholds(values, greatest))
+    return delta.masked_fill(~inside.view_as(delta), 0)
 
 
 def _middles(
-    deltas: Tensor, density: float | tuple[float, ...], gamma: float | tuple[float, ...], axis: str
+    deltas: Tensor,
+    density: float | tuple[float, ...],
+    gamma: float | tuple[float, ...],
+    statistics: Statistics,
 ) -> list[Tensor]:
+    """Keep the elements of middle magnitude, by bounds of whole tensors or row by row."""
     k = len(deltas)
+    if Bounds.name in statistics:
+        bounds: list[list[float]] = statistics[Bounds.name].tolist()  # pyright: ignore[reportUnknownVariableType]  # torch does not say
+        pairs = zip(deltas, bounds, strict=True)
+        return [d.masked_fill(~within(magnitudes(d), *both), 0) for d, both in pairs]
     shares = zip(deltas, per_member(density, k), per_member(gamma, k), strict=True)
-    return [middle(delta, keep, drop, axis=axis) for delta, keep, drop in shares]
+    return [row_middle(delta, keep, drop) for delta, keep, drop in shares]
+
+
+def _unit(options: Options) -> Unit:
+    return "row" if options["axis"] == "row" else "element"
 
 
 @merge_method(
     "breadcrumbs",
     summary="Sum of vectors without their largest and smallest elements.",
     paper="arXiv:2312.06795",
+    passes=(Bounds,),
+    unit=_unit,
 )
 def breadcrumbs(
     deltas: Float[Tensor, "k *shape"],
     *,
     weights: Float[Tensor, " k"],
+    statistics: Statistics,
     density: Density = 0.1,
     gamma: Gamma = 0.01,
-    axis: Axis = "tensor",
+    axis: Axis = "tensor",  # noqa: ARG001 -- says which passes are made
 ) -> Float[Tensor, "*shape"]:
     """Mask both tails and add, Davari and Belilovsky, section 3.
 
     Args:
         deltas: (k, *shape), float32 or float64.
         weights: (k,).
+        statistics: The results of the passes.
         density: Share of elements that is kept.
         gamma: Share of elements, the largest, that is dropped.
         axis: What the shares are of.
     """
-    return weighted_sum(_middles(deltas, density, gamma, axis), weights)
+    return weighted_sum(_middles(deltas, density, gamma, statistics), weights)
 
 
 @merge_method(
     "breadcrumbs_ties",
     summary="Breadcrumbs' mask of both tails, then TIES' election of signs.",
     paper="arXiv:2312.06795",
+    passes=(Bounds,),
+    unit=_unit,
 )
 def breadcrumbs_ties(
     deltas: Float[Tensor, "k *shape"],
     *,
     weights: Float[Tensor, " k"],
+    statistics: Statistics,
     density: Density = 0.1,
     gamma: Gamma = 0.01,
-    axis: Axis = "tensor",
+    axis: Axis = "tensor",  # noqa: ARG001 -- says which passes are made
     election: Election = "mass",
     normalize: Normalize = "count",
     weights_after_election: WeightsAfterElection = False,
@@ -114,6 +153,7 @@ def breadcrumbs_ties(
     Args:
         deltas: (k, *shape), float32 or float64.
         weights: (k,).
+        statistics: The results of the passes.
         density: Share of elements that is kept.
         gamma: Share of elements, the largest, that is dropped.
         axis: What the shares are of.
@@ -122,7 +162,7 @@ def breadcrumbs_ties(
         weights_after_election: Whether the election is unweighted.
     """
     return merge_elected(
-        _middles(deltas, density, gamma, axis),
+        _middles(deltas, density, gamma, statistics),
         weights,
         election=election,
         normalize=normalize,

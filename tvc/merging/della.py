@@ -1,12 +1,13 @@
 """`della` and `della_linear`: random dropping that favours large elements."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, cast
 
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from tvc.merging.method import merge_method
+from tvc.merging.method import Statistics, merge_method
 from tvc.merging.mixing import (
     Election,
     Normalize,
@@ -16,7 +17,15 @@ from tvc.merging.mixing import (
 )
 from tvc.merging.options import Number, OptionError
 from tvc.merging.selection import magnitudes
-from tvc.merging.sparsifying import Density, Rescale, per_member, rescaled, rows_of
+from tvc.merging.sparsifying import (
+    Density,
+    Rescale,
+    Sizes,
+    per_member,
+    rescaled,
+    rows_of,
+    size_ratios,
+)
 
 __all__ = ["della", "della_linear"]
 
@@ -72,35 +81,61 @@ def drop_small(
     density: float | tuple[float, ...],
     epsilon: float | tuple[float, ...],
     rescale: str,
+    statistics: Statistics,
 ) -> list[Tensor]:
     """Drop elements at random, small ones more often, and rescale the rest (section 3.1).
 
     Args:
         deltas: (k, *shape).
         uniforms: (k, *shape), in [0, 1).
+        statistics: The results of the passes.
         density: Mean probability with which elements are kept.
         epsilon: Half the range of the probabilities.
         rescale: "density" (the paper's 1 / (1 - pᵢ), element by element), "l1" or "none".
+        statistics: For "l1", the result of `DroppedSizes`.
     """
+    ratios = size_ratios(statistics, len(deltas))
     kept: list[Tensor] = []
     shares, ranges = per_member(density, len(deltas)), per_member(epsilon, len(deltas))
-    for delta, draws, share, half in zip(deltas, uniforms, shares, ranges, strict=True):
+    members = zip(deltas, uniforms, shares, ranges, ratios, strict=True)
+    for delta, draws, share, half, ratio in members:
         chances = keep_probabilities(delta, share, half)
         left = delta.masked_fill(draws >= chances, 0)
-        kept.append(rescaled(left, delta, chances, rescale=rescale))
+        kept.append(rescaled(left, chances, rescale=rescale, ratio=ratio))
     return kept
+
+
+class DroppedSizes(Sizes):
+    """Sizes of members, and of what the draws leave of them."""
+
+    wants = frozenset({"uniforms"})
+
+    def kept(self, deltas: Tensor, supplies: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return what is left of each member."""
+        options = self.options
+        return drop_small(
+            deltas,
+            supplies["uniforms"],
+            density=cast("float | tuple[float, ...]", options["density"]),
+            epsilon=cast("float | tuple[float, ...]", options["epsilon"]),
+            rescale="none",
+            statistics={},
+        )
 
 
 @merge_method(
     "della",
     summary="Random dropping that favours large elements, then TIES' election of signs.",
     paper="arXiv:2406.11617",
+    passes=(DroppedSizes,),
+    unit="row",
 )
 def della(
     deltas: Float[Tensor, "k *shape"],
     *,
     weights: Float[Tensor, " k"],
     uniforms: Float32[Tensor, "k *shape"],
+    statistics: Statistics,
     density: Density = 0.5,
     epsilon: Epsilon = 0.15,
     rescale: Rescale = "density",
@@ -114,6 +149,7 @@ def della(
         deltas: (k, *shape), float32 or float64.
         weights: (k,).
         uniforms: (k, *shape), in [0, 1).
+        statistics: The results of the passes.
         density: Mean probability with which an element is kept.
         epsilon: Half the range of the probabilities.
         rescale: How the sum is kept in expectation.
@@ -125,7 +161,14 @@ def della(
         OptionError: A probability would be below 0 or above 1.
     """
     return merge_elected(
-        drop_small(deltas, uniforms, density=density, epsilon=epsilon, rescale=rescale),
+        drop_small(
+            deltas,
+            uniforms,
+            density=density,
+            epsilon=epsilon,
+            rescale=rescale,
+            statistics=statistics,
+        ),
         weights,
         election=election,
         normalize=normalize,
@@ -137,12 +180,15 @@ def della(
     "della_linear",
     summary="Sum of vectors with random elements dropped, large ones less often.",
     paper="arXiv:2406.11617",
+    passes=(DroppedSizes,),
+    unit="row",
 )
 def della_linear(
     deltas: Float[Tensor, "k *shape"],
     *,
     weights: Float[Tensor, " k"],
     uniforms: Float32[Tensor, "k *shape"],
+    statistics: Statistics,
     density: Density = 0.5,
     epsilon: Epsilon = 0.15,
     rescale: Rescale = "density",
@@ -153,6 +199,7 @@ def della_linear(
         deltas: (k, *shape), float32 or float64.
         weights: (k,).
         uniforms: (k, *shape), in [0, 1).
+        statistics: The results of the passes.
         density: Mean probability with which an element is kept.
         epsilon: Half the range of the probabilities.
         rescale: How the sum is kept in expectation.
@@ -160,5 +207,12 @@ def della_linear(
     Raises:
         OptionError: A probability would be below 0 or above 1.
     """
-    left = drop_small(deltas, uniforms, density=density, epsilon=epsilon, rescale=rescale)
+    left = drop_small(
+        deltas,
+        uniforms,
+        density=density,
+        epsilon=epsilon,
+        rescale=rescale,
+        statistics=statistics,
+    )
     return weighted_sum(left, weights)

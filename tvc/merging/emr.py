@@ -31,6 +31,7 @@ def largest_agreeing(members: list[Tensor], positive: Tensor) -> Float[Tensor, "
     "emr",
     summary="The elected sign, with the largest magnitude that has it.",
     paper="arXiv:2405.17461",
+    unit="element",
 )
 def emr(deltas: Float[Tensor, "k *shape"]) -> Float[Tensor, "*shape"]:
     """Elect the unified vector, Huang et al., section 3.2 (step "Elect").

@@ -63,7 +63,7 @@ class Interference:
 
     def cosine(self, i: int, j: int) -> float:
         """Return the cosine between two members; 0 where one of them is zero."""
-        lengths = self.norm(i) * self.norm(j)
+        lengths = math.sqrt(self.squares[i] * self.squares[j])
         return self._pair(i, j).dot / lengths if lengths else 0.0
 
     def conflict_share(self, i: int, j: int) -> float:

@@ -17,6 +17,7 @@ __all__ = ["linear"]
     summary="Weighted average of models.",
     paper="arXiv:2203.05482",
     space="model",
+    unit="element",
 )
 def linear(
     deltas: Float[Tensor, "k *shape"],

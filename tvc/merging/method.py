@@ -14,7 +14,7 @@ parameters are of two kinds. *Wants* are supplied by the engine, by name:
 - `base` (*shape), the base's tensor in the compute type.
 - `uniforms` (k, *shape) float32 in [0, 1), drawn for a seed, the tensor's name and the member, so
   that they depend on neither order nor threads. Such a method has an option `seed`.
-- `statistics`, the results of its passes over the whole vector, by name.
+- `statistics`, the results of its passes, by name.
 
 All others are options (`tvc.merging.options`).
 
@@ -27,9 +27,15 @@ in canonical order of the members where `commutative`. The method multiplies and
 operations (`torch.add(…, alpha=)` fuses them in some lanes and not in others), and takes sums
 over elements in float64 (`tvc.merging.reductions`).
 
-**Passes.** A method that needs a statistic of the whole vector names `Pass` classes. For each, in
-order, the engine builds one, shows it every tensor of the vector that some member changes, in any
-order and from any thread, and takes its result. Passes count: integer sums depend on no order.
+**Blocks.** A tensor may be larger than the memory, so a method says by `unit` what it has to see at
+once: an "element" (any block of elements, as a flat vector), a "row" (whole rows: indices of the
+first axis), or the whole "tensor", which is what a method that says nothing gets.
+
+**Passes.** A method that needs a statistic of a whole tensor, or of the whole vector, names `Pass`
+classes. For each, in order, the engine builds one, shows it all blocks, again where it asks for
+more, and takes its result. Over a tensor the blocks come in order, from one thread. Over a vector
+each tensor has a `Part` of its own, and parts come in any order: they count, since integer sums
+depend on no order.
 
 Not here: files, names of tensors, recipes, and how deltas are made.
 """
@@ -38,8 +44,9 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
+import torch
 from torch import Tensor
 
 from tvc.domain.errors import InputError
@@ -53,11 +60,27 @@ from tvc.merging.options import (
     options_of,
 )
 
-__all__ = ["WANTS", "MemberError", "Method", "Pass", "Space", "Statistics", "merge_method"]
+__all__ = [
+    "WANTS",
+    "MemberError",
+    "Method",
+    "Options",
+    "Part",
+    "Pass",
+    "Scope",
+    "Space",
+    "Statistics",
+    "Unit",
+    "merge_method",
+    "over_tensor",
+]
 
 Space = Literal["difference", "model"]
+Unit = Literal["element", "row", "tensor"]
+Scope = Literal["tensor", "vector"]
+Options = Mapping[str, OptionValue]
 Statistics = Mapping[str, Tensor]
-"""Results of the passes over the whole vector, by the name of the pass."""
+"""Results of passes, by the name of the pass."""
 
 WANTS = frozenset({"base", "statistics", "uniforms", "weights"})
 """Keyword-only parameters that the engine supplies."""
@@ -69,49 +92,71 @@ class MemberError(InputError):
     """A merge method cannot merge this number of members."""
 
 
+class Part(ABC):
+    """What a pass sees of one tensor, block by block."""
+
+    @abstractmethod
+    def observe(self, deltas: Tensor, **supplies: Tensor) -> None:
+        """Take in one block.
+
+        Args:
+            deltas: (k, *block), as the method will be given them.
+            **supplies: What the pass wants, for the block.
+        """
+
+
 class Pass(ABC):
-    """One pass over the tensors of a vector, counting; see the module's docstring.
+    """One pass over a tensor or a vector; see the module's docstring.
 
     Args:
         members: k.
-        numel: Elements of one member's whole vector, those that nobody changed included.
+        numel: Elements of one member's tensor or whole vector, those that nobody changed included.
         options: As `Method.check_options` returned them.
+        weights: (k,).
         earlier: Results of the method's earlier passes.
     """
 
     name: ClassVar[str]
     """Under which the result is found in `statistics`."""
 
+    wants: ClassVar[frozenset[str]] = frozenset()
+    """What its parts are supplied with, of `base` and `uniforms`."""
+
     def __init__(
         self,
         *,
         members: int,
         numel: int,
-        options: Mapping[str, OptionValue],
+        options: Options,
+        weights: Tensor,
         earlier: Statistics,
     ) -> None:
         self.members = members
         self.numel = numel
         self.options = options
+        self.weights = weights
         self.earlier = earlier
 
     @classmethod
     @abstractmethod
-    def needed(cls, options: Mapping[str, OptionValue]) -> bool:
-        """Say whether these options need the pass."""
+    def scope(cls, options: Options) -> Scope | None:
+        """Say what these options need the pass over, or None where they do not need it."""
 
     @abstractmethod
-    def observe(self, deltas: Tensor, *, weights: Tensor) -> None:
-        """Count one tensor; safe to call from several threads.
+    def part(self) -> Part:
+        """Return what is to observe the next tensor."""
 
-        Args:
-            deltas: (k, *shape), as the method will be given them.
-            weights: (k,).
-        """
+    @abstractmethod
+    def add(self, part: Part) -> None:
+        """Take in what was seen of a tensor; never called from two threads at once."""
+
+    def more(self) -> bool:
+        """Say, when all has been seen, whether it must be seen once more."""
+        return False
 
     @abstractmethod
     def result(self) -> Tensor:
-        """Return the statistic, once every tensor has been observed."""
+        """Return the statistic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +172,9 @@ class Method:
         space: What the method is stated over: differences from the base, or models.
         options: By name.
         wants: What `function` takes of `WANTS`.
-        passes: Over the whole vector, in order; see `passes_for`.
+        passes: In order; see `passes_for`.
         members: Least and greatest number of members; None for no greatest.
+        unit: What it has to see at once, by its options.
     """
 
     name: str
@@ -141,6 +187,7 @@ class Method:
     wants: frozenset[str]
     passes: tuple[type[Pass], ...]
     members: tuple[int, int | None]
+    unit: Callable[[Options], Unit]
 
     def check_options(self, given: Mapping[str, object]) -> dict[str, OptionValue]:
         """Return all options, checked, with defaults where none is given.
@@ -163,7 +210,7 @@ class Method:
         except OptionError as error:
             raise OptionError(f"{self.name}: {error.message}", hint=error.hint) from None
 
-    def check_members(self, count: int, options: Mapping[str, OptionValue]) -> None:
+    def check_members(self, count: int, options: Options) -> None:
         """Refuse a number of members that the method, or an option given per member, cannot have.
 
         Args:
@@ -187,26 +234,62 @@ class Method:
                     hint="give one value, or one for each vector",
                 )
 
-    def passes_for(self, options: Mapping[str, OptionValue]) -> tuple[type[Pass], ...]:
-        """Return the passes that these options need, in order."""
-        return tuple(each for each in self.passes if each.needed(options))
+    def passes_for(self, options: Options, scope: Scope) -> tuple[type[Pass], ...]:
+        """Return the passes that these options need over a tensor, or over a vector, in order."""
+        return tuple(each for each in self.passes if each.scope(options) == scope)
 
     def merge(
         self,
         deltas: Tensor,
         *,
-        options: Mapping[str, OptionValue],
+        options: Options,
         **supplies: Tensor | Statistics,
     ) -> Tensor:
-        """Call the function with its options and with those of the supplies that it wants.
+        """Merge a whole tensor, taking the passes over it that are missing.
 
         Args:
             deltas: (k, *shape), float32 or float64.
             options: As `check_options` returned them.
-            **supplies: `weights`, `base`, `uniforms` and `statistics`, at least those wanted.
+            **supplies: `weights`, `base`, `uniforms` and `statistics`, at least those wanted by
+                the method and its passes; of `statistics` those over the whole vector.
 
         Returns:
             The merged delta, (*shape).
+        """
+        found = dict(cast("Statistics", supplies.get("statistics", {})))
+        ones = torch.ones(len(deltas), dtype=torch.float64)
+        given = cast("dict[str, Tensor]", supplies)
+        for kind in self.passes_for(options, "tensor"):
+            if kind.name in found:
+                continue
+            counting = kind(
+                members=len(deltas),
+                numel=deltas[0].numel(),
+                options=options,
+                weights=given.get("weights", ones),
+                earlier=found,
+            )
+            wanted = {name: given[name] for name in kind.wants}
+            over_tensor(counting, lambda part, wanted=wanted: part.observe(deltas, **wanted))
+            found[kind.name] = counting.result()
+        return self.apply(deltas, options=options, **{**supplies, "statistics": found})
+
+    def apply(
+        self,
+        deltas: Tensor,
+        *,
+        options: Options,
+        **supplies: Tensor | Statistics,
+    ) -> Tensor:
+        """Call the function on one block, with its options and those of the supplies it wants.
+
+        Args:
+            deltas: (k, *block), float32 or float64.
+            options: As `check_options` returned them.
+            **supplies: For the block; `statistics` with the results of all passes.
+
+        Returns:
+            The merged delta, (*block).
         """
         wanted = {name: value for name, value in supplies.items() if name in self.wants}
         # The seed is for whoever draws the uniforms.
@@ -220,6 +303,25 @@ class Method:
             f"{self.name} has no option {name!r}",
             hint=f"did you mean {near!r}?" if near else f"its options: {known}",
         )
+
+
+def over_tensor(counting: Pass, show: Callable[[Part], None]) -> None:
+    """Run a pass over one tensor.
+
+    Args:
+        counting: The pass.
+        show: Shows a part all blocks of the tensor, in order.
+    """
+    while True:
+        part = counting.part()
+        show(part)
+        counting.add(part)
+        if not counting.more():
+            return
+
+
+def _always(unit: Unit) -> Callable[[Options], Unit]:
+    return lambda _: unit
 
 
 def _range(least: int, most: int | None) -> str:
@@ -237,6 +339,7 @@ def merge_method(
     space: Space = "difference",
     members: tuple[int, int | None] = (1, None),
     passes: Sequence[type[Pass]] = (),
+    unit: Unit | Callable[[Options], Unit] = "tensor",
 ) -> Callable[[Callable[..., Tensor]], Method]:
     """Make a merge method of a function; see the module's docstring for what it must do.
 
@@ -247,7 +350,9 @@ def merge_method(
         commutative: Whether the order of members means nothing.
         space: "difference", or "model" for a method stated over base + delta.
         members: Least and greatest number of members; None for no greatest.
-        passes: Over the whole vector, in order.
+        passes: In order.
+        unit: What the function has to see at once; of a method that has an option for it, a
+            function of its options.
 
     Raises:
         TypeError: A parameter of the function is not described.
@@ -269,6 +374,7 @@ def merge_method(
             wants=wants,
             passes=tuple(passes),
             members=members,
+            unit=unit if callable(unit) else _always(unit),
         )
 
     return decorate

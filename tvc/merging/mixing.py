@@ -4,13 +4,15 @@ Implements Ilharco et al., arXiv:2212.04089 (the weighted sum), and steps 2 and 
 Yadav et al., arXiv:2306.01708 (TIES: elect, merge). Sparsifying, which comes before, is absent.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tvc.merging import kernels
 from tvc.merging.options import Choice, Flag
 
 __all__ = [
@@ -18,7 +20,6 @@ __all__ = [
     "Normalize",
     "WeightsAfterElection",
     "agreeing",
-    "elect",
     "mean",
     "merge_elected",
     "numbers",
@@ -44,6 +45,8 @@ WeightsAfterElection = Annotated[
     bool, Flag("whether weights are left out of the election (a negative weight still negates)")
 ]
 
+_VOTES: Final[dict[str, kernels.Vote]] = {"mass": "mass", "count": "count", "none": "none"}
+
 
 def numbers(tensor: Float[Tensor, " n"]) -> list[float]:
     """Return the elements of a vector as Python floats, which hold them exactly."""
@@ -54,9 +57,10 @@ def weighted_sum(
     members: Sequence[Tensor] | Tensor, weights: Float[Tensor, " k"]
 ) -> Float[Tensor, "*shape"]:
     """Return the sum of the members (*shape), each times its weight, added in order."""
-    total = torch.zeros_like(members[0])
+    total = torch.zeros_like(members[0], memory_format=torch.contiguous_format)
+    flat = total.reshape(-1).numpy()
     for member, weight in zip(members, numbers(weights), strict=True):
-        total += member * weight
+        kernels.add_scaled(flat, _flat(member), weight)
     return total
 
 
@@ -79,30 +83,6 @@ def agreeing(
     return ~torch.where(positive, member <= 0, member >= 0)
 
 
-def elect(
-    members: Sequence[Tensor],
-    weights: Float[Tensor, " k"],
-    *,
-    election: str,
-    zero_positive: bool = True,
-) -> Bool[Tensor, "*shape"] | None:
-    """Elect a sign for each element (Algorithm 1, step 2).
-
-    Args:
-        members: Each (*shape).
-        weights: (k,), what the members' votes are multiplied by.
-        election: "mass", "count" or "none".
-        zero_positive: What a sum of zero elects.
-
-    Returns:
-        Whether + is elected, or None for "none".
-    """
-    if election == "none":
-        return None
-    total = tally(members, weights, election=election)
-    return total >= 0 if zero_positive else total > 0
-
-
 def tally(
     members: Sequence[Tensor], weights: Float[Tensor, " k"], *, election: str
 ) -> Float[Tensor, "*shape"]:
@@ -115,13 +95,14 @@ def tally(
 
 
 def merge_elected(
-    members: Sequence[Tensor],
+    members: Sequence[Tensor] | Tensor,
     weights: Float[Tensor, " k"],
     *,
     election: str,
     normalize: str,
     weights_after_election: bool,
     zero_positive: bool = True,
+    bounds: Float[Tensor, "k 2"] | None = None,
 ) -> Float[Tensor, "*shape"]:
     """Elect a sign for each element and merge the members that have it (Algorithm 1, steps 2, 3).
 
@@ -133,16 +114,26 @@ def merge_elected(
             of 0 counts as 1.
         weights_after_election: Whether the members are weighted only once signs are elected.
         zero_positive: What a sum of zero elects.
+        bounds: Least and greatest magnitude of each member that does not count as zero.
 
     Returns:
         The merged delta.
     """
-    votes = torch.ones_like(weights) if weights_after_election else weights
-    positive = elect(members, votes, election=election, zero_positive=zero_positive)
-    total = torch.zeros_like(members[0])
-    divisor = torch.zeros_like(members[0])
-    for member, vote, weight in zip(members, numbers(votes), numbers(weights), strict=True):
-        mask = agreeing(member * vote, positive)
-        total += (member * weight).masked_fill_(~mask, 0)
-        divisor += mask * (weight if normalize == "weights" else 1.0)
-    return total if normalize == "none" else total / divisor.masked_fill_(divisor == 0, 1)
+    merged = torch.empty_like(members[0], memory_format=torch.contiguous_format)
+    factors = numbers(weights)
+    how = kernels.Election(
+        lower=[0.0] * len(factors) if bounds is None else numbers(bounds[:, 0]),
+        upper=[math.inf] * len(factors) if bounds is None else numbers(bounds[:, 1]),
+        votes=[1.0] * len(factors) if weights_after_election else factors,
+        weights=factors,
+        vote=_VOTES[election],
+        zero_positive=zero_positive,
+        divide=normalize != "none",
+        by_weights=normalize == "weights",
+    )
+    kernels.elect([_flat(member) for member in members], how, merged.reshape(-1).numpy())
+    return merged
+
+
+def _flat(tensor: Tensor) -> kernels.Floats:
+    return tensor.reshape(-1).contiguous().numpy()

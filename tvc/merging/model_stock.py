@@ -3,13 +3,14 @@
 from itertools import combinations
 from typing import Annotated
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from tvc.merging.method import merge_method
+from tvc.merging.method import Options, Scope, Statistics, merge_method
 from tvc.merging.mixing import mean
 from tvc.merging.options import Flag
-from tvc.merging.reductions import row_dots
+from tvc.merging.reductions import Products, row_dots
 from tvc.merging.sparsifying import rows_of
 
 __all__ = ["model_stock"]
@@ -18,15 +19,27 @@ _TINY = 1e-6
 """Below this a product of norms, or the denominator of t, counts as zero."""
 
 
+class Angles(Products):
+    """Products of the members, for one angle a tensor."""
+
+    @classmethod
+    def scope(cls, options: Options) -> Scope | None:
+        """Say whether a tensor has one angle."""
+        return None if options["filter_wise"] else "tensor"
+
+
 @merge_method(
     "model_stock",
     summary="The mean, shortened by the angle between the members.",
     paper="arXiv:2403.19522",
     members=(2, None),
+    passes=(Angles,),
+    unit=lambda options: "row" if options["filter_wise"] else "element",
 )
 def model_stock(
     deltas: Float[Tensor, "k *shape"],
     *,
+    statistics: Statistics,
     filter_wise: Annotated[
         bool, Flag("an angle for each row (index of the first axis), not one for the tensor")
     ] = False,
@@ -38,16 +51,27 @@ def model_stock(
 
     Args:
         deltas: (k, *shape), float32 or float64, k at least 2.
+        statistics: The results of the passes.
         filter_wise: Whether each row has its own angle; a vector is one row.
     """
-    rows = [rows_of(delta) if filter_wise else delta.reshape(1, -1) for delta in deltas]
-    lengths = [row_dots(each, each).sqrt() for each in rows]
+    if not filter_wise:
+        t = ratio(statistics[Angles.name])
+        return mean(deltas) * float(t.to(deltas.dtype))
+    rows = [rows_of(delta) for delta in deltas]
+    dots = torch.stack([torch.stack([row_dots(a, b) for b in rows], dim=-1) for a in rows], dim=-1)
+    t = ratio(dots)
+    return (mean(rows) * t.to(deltas.dtype).unsqueeze(1)).reshape(deltas.shape[1:])
+
+
+def ratio(products: Float64[Tensor, "*rows k k"]) -> Float64[Tensor, "*rows"]:
+    """Return t, by the products of all pairs of members."""
+    k = products.shape[-1]
+    lengths = products.diagonal(dim1=-2, dim2=-1).sqrt()
     cosines = [
-        (row_dots(rows[i], rows[j]) / (lengths[i] * lengths[j]).clamp(min=_TINY)).clamp(-1, 1)
-        for i, j in combinations(range(len(rows)), 2)
+        (products[..., i, j] / (lengths[..., i] * lengths[..., j]).clamp(min=_TINY)).clamp(-1, 1)
+        for i, j in combinations(range(k), 2)
     ]
     cosine = mean(cosines)
-    denominator = 1 + (len(rows) - 1) * cosine
+    denominator = 1 + (k - 1) * cosine
     degenerate = denominator.abs() < _TINY
-    t = (len(rows) * cosine / denominator.masked_fill(degenerate, 1)).masked_fill(degenerate, 0)
-    return (mean(rows) * t.to(deltas.dtype).unsqueeze(1)).reshape(deltas.shape[1:])
+    return (k * cosine / denominator.masked_fill(degenerate, 1)).masked_fill(degenerate, 0)

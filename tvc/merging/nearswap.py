@@ -16,6 +16,7 @@ __all__ = ["nearswap"]
     summary="Take over what differs by at most t, and a step of t elsewhere.",
     paper="mergekit 0.1.5, nearswap",
     members=(1, 1),
+    unit="element",
 )
 def nearswap(
     deltas: Float[Tensor, "k *shape"],

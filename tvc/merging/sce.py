@@ -1,29 +1,70 @@
 """`sce`: select what differs most, calculate weights from energies, erase the minority."""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from tvc.merging.method import merge_method
+from tvc.merging.method import Options, Scope, Statistics, merge_method
 from tvc.merging.mixing import mean, merge_elected
 from tvc.merging.options import Number
-from tvc.merging.reductions import dot
-from tvc.merging.selection import kth_largest, magnitudes, share_of
+from tvc.merging.reductions import Products
+from tvc.merging.selection import Ranks, magnitudes, share_of
 
 __all__ = ["sce"]
+
+
+class Variances(Ranks):
+    """Finds the least variance that is selected, (1, 1) float32; of those that are not zero."""
+
+    name = "variances"
+
+    @classmethod
+    def scope(cls, options: Options) -> Scope | None:
+        """Say whether not all is selected."""
+        return "tensor" if cast("float", options["select_topk"]) < 1 else None
+
+    def ranked_rows(self) -> int:
+        """Return 1: the members have one variance."""
+        return 1
+
+    def values(self, deltas: Tensor) -> Sequence[npt.NDArray[np.float32]]:
+        """Return the variance of each element over members."""
+        return [variance_of(deltas).float().reshape(-1).numpy()]
+
+    def ranks(self, row: int, nonzero: int) -> Sequence[int]:
+        """Return how many are selected."""
+        del row
+        return [share_of(cast("float", self.options["select_topk"]), nonzero)]
+
+
+class Energies(Products):
+    """Sums of squares of what is selected of each member, on the diagonal."""
+
+    name = "energies"
+
+    def vectors(self, deltas: Tensor, supplies: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return what is selected of each member."""
+        del supplies
+        return selected(deltas, self.earlier)
 
 
 @merge_method(
     "sce",
     summary="Merge the elements of highest variance, members weighted by their squared size.",
     paper="arXiv:2408.07990",
+    passes=(Variances, Energies),
+    unit="element",
 )
 def sce(
     deltas: Float[Tensor, "k *shape"],
     *,
-    select_topk: Annotated[
+    statistics: Statistics,
+    select_topk: Annotated[  # noqa: ARG001 -- says which passes are made
         float,
         Number("share of elements, of those whose variance is not zero, that is merged", 0, 1),
     ] = 1.0,
@@ -32,27 +73,36 @@ def sce(
 
     Args:
         deltas: (k, *shape), float32 or float64.
+        statistics: The results of the passes.
         select_topk: Share of elements merged, by their variance over members. 1 selects all,
             those without variance too. Equal variances are selected together.
     """
-    members = list(deltas)
-    if select_topk < 1:
-        unselected = ~_selected(deltas, select_topk)
-        members = [delta.masked_fill(unselected, 0) for delta in deltas]
-    energies = torch.tensor([dot(member, member) for member in members], dtype=torch.float64)
+    energies = statistics[Energies.name].diagonal()
     total = energies.sum()
     # Without any energy all weights are equal, and there is nothing to weight.
     weights = energies / total if total > 0 else torch.ones_like(energies)
     return merge_elected(
-        members, weights, election="mass", normalize="weights", weights_after_election=True
+        selected(deltas, statistics),
+        weights,
+        election="mass",
+        normalize="weights",
+        weights_after_election=True,
     )
 
 
-def _selected(deltas: Tensor, share: float) -> Bool[Tensor, "*shape"]:
+def selected(deltas: Tensor, statistics: Statistics) -> list[Tensor]:
+    """Return the members with zeros where the variance is below the selected ones."""
+    if Variances.name not in statistics:
+        return list(deltas)
+    threshold = float(statistics[Variances.name])
+    unselected = magnitudes(variance_of(deltas)) < threshold
+    return [delta.masked_fill(unselected, 0) for delta in deltas]
+
+
+def variance_of(deltas: Tensor) -> Tensor:
+    """Return the sum of squared distances from the mean of the members, (*shape)."""
     average = mean(deltas)
     variance = torch.zeros_like(average)
     for delta in deltas:
         variance += (delta - average).square_()
-    values = magnitudes(variance)
-    threshold = kth_largest(values, share_of(share, int(torch.count_nonzero(values))))
-    return ~(values < threshold)
+    return variance

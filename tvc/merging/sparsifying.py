@@ -3,16 +3,19 @@
 Which elements are dropped is each method's own affair (`ties`, `dare`, `della`, `breadcrumbs`).
 """
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tvc.merging.method import Options, Part, Pass, Scope, Statistics
 from tvc.merging.options import Choice, Number
 from tvc.merging.reductions import absolute_sum
 
-__all__ = ["Density", "Rescale", "per_member", "rescaled", "rows_of"]
+__all__ = ["Density", "Rescale", "Sizes", "per_member", "rescaled", "rows_of", "size_ratios"]
 
 Density = Annotated[
     float | tuple[float, ...],
@@ -43,27 +46,73 @@ def per_member(option: float | tuple[float, ...], members: int) -> tuple[float, 
 
 def rescaled(
     kept: Float[Tensor, "*shape"],
-    original: Float[Tensor, "*shape"],
     probability: Float[Tensor, "*shape"] | float,
     *,
     rescale: str,
+    ratio: float,
 ) -> Float[Tensor, "*shape"]:
     """Make up for what was dropped.
 
     Args:
         kept: The sparsified member.
-        original: The member.
         probability: With which each element is kept, in [0, 1].
         rescale: "density", "l1" or "none".
+        ratio: For "l1", by what the size shrank.
     """
     if rescale == "density":
         # Where the probability is 0 nothing was kept: 0 / 1.
         chance = torch.as_tensor(probability, dtype=kept.dtype)
         return kept / chance.masked_fill(chance == 0, 1)
     if rescale == "l1":
-        before, after = absolute_sum(original), absolute_sum(kept)
-        return kept if min(before, after) < _NEGLIGIBLE else kept * (before / after)
+        return kept * ratio
     return kept
+
+
+class Sizes(Pass):
+    """Sums of magnitudes of members, before and after they are made sparse: (k, 2) float64."""
+
+    name = "sizes"
+
+    @abstractmethod
+    def kept(self, deltas: Tensor, supplies: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return what is left of each member, of one block."""
+
+    @classmethod
+    def scope(cls, options: Options) -> Scope | None:
+        """Say whether sizes are restored."""
+        return "tensor" if options["rescale"] == "l1" else None
+
+    def part(self) -> Part:
+        """Return what is to observe the tensor."""
+        return _Sizes(self)
+
+    def add(self, part: Part) -> None:
+        """Keep what was seen of the tensor."""
+        assert isinstance(part, _Sizes)
+        self._totals = part.totals
+
+    def result(self) -> Tensor:
+        """Return the sums, (k, 2) float64."""
+        return torch.tensor(self._totals, dtype=torch.float64)
+
+
+class _Sizes(Part):
+    def __init__(self, sizes: Sizes) -> None:
+        self._sizes = sizes
+        self.totals = [[0.0, 0.0] for _ in range(sizes.members)]
+
+    def observe(self, deltas: Tensor, **supplies: Tensor) -> None:
+        left = self._sizes.kept(deltas, supplies)
+        for total, before, after in zip(self.totals, deltas, left, strict=True):
+            total[:] = absolute_sum(before, total[0]), absolute_sum(after, total[1])
+
+
+def size_ratios(statistics: Statistics, members: int) -> list[float]:
+    """Return by what each member's size shrank; 1 where it was not asked for, or is noise."""
+    if Sizes.name not in statistics:
+        return [1.0] * members
+    sums: list[list[float]] = statistics[Sizes.name].tolist()  # pyright: ignore[reportUnknownVariableType]  # torch does not say
+    return [before / after if min(before, after) >= _NEGLIGIBLE else 1.0 for before, after in sums]
 
 
 def rows_of(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "rows n"]:

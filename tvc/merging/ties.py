@@ -4,15 +4,15 @@ Four public algorithms go by this name; the options say which is meant, and
 `tvc.merging.presets` names the combinations.
 """
 
-import threading
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
 from typing import Annotated, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tvc.merging.method import Pass, Statistics, merge_method
+from tvc.merging.method import Options, Part, Pass, Scope, Statistics, merge_method
 from tvc.merging.mixing import (
     Election,
     Normalize,
@@ -21,22 +21,13 @@ from tvc.merging.mixing import (
     numbers,
     tally,
 )
-from tvc.merging.options import Choice, OptionValue
-from tvc.merging.selection import (
-    count_high,
-    count_low,
-    keep_at_least,
-    kth_high,
-    kth_largest,
-    kth_value,
-    magnitudes,
-    share_of,
-)
+from tvc.merging.options import Choice
+from tvc.merging.selection import Ranks, keep_at_least, kth_largest, magnitudes, share_of
 from tvc.merging.sparsifying import Density, per_member
 
-__all__ = ["HighBits", "Majority", "Thresholds", "ties"]
+__all__ = ["Majority", "Thresholds", "ties", "trimmed"]
 
-Scope = Annotated[
+TrimScope = Annotated[
     str,
     Choice(
         "what each member's share is counted over: a tensor, or the vector", ("tensor", "vector")
@@ -73,112 +64,28 @@ def kept_count(density: float, numel: int, kept: str) -> int:
     return min(numel, count + 1 if kept == "one_more" else max(least, count))
 
 
-_Shares = float | tuple[float, ...]
+class Thresholds(Ranks):
+    """Finds each member's threshold, the k-th largest magnitude; infinity where nothing is kept.
 
-
-class _Counts:
-    """One table of 2**16 counts for each member, added to from any thread."""
-
-    def __init__(self, members: int) -> None:
-        self.tables = [torch.zeros(1 << 16, dtype=torch.int64) for _ in range(members)]
-        self.seen = 0
-        self._lock = threading.Lock()
-
-    def add(self, tables: list[Tensor], *, seen: int) -> None:
-        """Add the counts of one tensor, of which each member has `seen` elements."""
-        with self._lock:
-            self.seen += seen
-            for table, new in zip(self.tables, tables, strict=True):
-                table += new
-
-
-class HighBits(Pass):
-    """Finds the high 16 bits of each member's threshold, over the whole vector.
-
-    Its result is (k, 2) int64: the bits, and which of the elements that have them the threshold
-    is, counted from the largest. A member that keeps nothing has (0, 0).
-    """
-
-    name = "high_bits"
-
-    def __init__(
-        self,
-        *,
-        members: int,
-        numel: int,
-        options: Mapping[str, OptionValue],
-        earlier: Statistics,
-    ) -> None:
-        super().__init__(members=members, numel=numel, options=options, earlier=earlier)
-        self._counts = _Counts(members)
-
-    @classmethod
-    def needed(cls, options: Mapping[str, OptionValue]) -> bool:
-        """Say whether a vector is trimmed as a whole."""
-        return options["scope"] == "vector"
-
-    def observe(self, deltas: Tensor, *, weights: Tensor) -> None:  # noqa: ARG002  # trimming precedes weighting
-        """Count magnitudes by their high bits."""
-        tables = [count_high(magnitudes(delta)) for delta in deltas]
-        self._counts.add(tables, seen=deltas[0].numel())
-
-    def result(self) -> Tensor:
-        """Return the bits and the remaining rank, (k, 2) int64."""
-        kept = str(self.options["kept"])
-        shares = per_member(cast("_Shares", self.options["density"]), self.members)
-        found: list[tuple[int, int]] = []
-        for share, table in zip(shares, self._counts.tables, strict=True):
-            k = kept_count(share, self.numel, kept)
-            table[0] += self.numel - int(table.sum())  # what was not observed is zero
-            found.append(kth_high(table, k) if k else (0, 0))
-        return torch.tensor(found, dtype=torch.int64)
-
-
-class Thresholds(Pass):
-    """Finds each member's threshold, the k-th largest magnitude of its whole vector.
-
-    Its result is (k,) float32; infinity for a member that keeps nothing.
+    Its result is (k, 1) float32.
     """
 
     name = "thresholds"
 
-    def __init__(
-        self,
-        *,
-        members: int,
-        numel: int,
-        options: Mapping[str, OptionValue],
-        earlier: Statistics,
-    ) -> None:
-        super().__init__(members=members, numel=numel, options=options, earlier=earlier)
-        self._bins: list[list[int]] = earlier[HighBits.name].tolist()
-        self._counts = _Counts(members)
-
     @classmethod
-    def needed(cls, options: Mapping[str, OptionValue]) -> bool:
-        """Say whether a vector is trimmed as a whole."""
-        return options["scope"] == "vector"
+    def scope(cls, options: Options) -> Scope | None:
+        """Say what is trimmed: a tensor, or the vector as a whole."""
+        return "vector" if options["scope"] == "vector" else "tensor"
 
-    def observe(self, deltas: Tensor, *, weights: Tensor) -> None:  # noqa: ARG002  # trimming precedes weighting
-        """Count, by their low bits, the magnitudes that have the threshold's high bits."""
-        tables = [
-            count_low(magnitudes(delta), high)
-            for delta, (high, _) in zip(deltas, self._bins, strict=True)
-        ]
-        self._counts.add(tables, seen=deltas[0].numel())
-
-    def result(self) -> Tensor:
-        """Return the thresholds, (k,) float32."""
-        found: list[float] = []
-        for (high, rest), table in zip(self._bins, self._counts.tables, strict=True):
-            if high == 0:
-                table[0] += self.numel - self._counts.seen  # what was not observed is zero
-            found.append(kth_value(high, kth_high(table, rest)[0]) if rest else float("inf"))
-        return torch.tensor(found)
+    def ranks(self, row: int, nonzero: int) -> Sequence[int]:
+        """Return how many elements the member keeps."""
+        del nonzero
+        shares = per_member(cast("float | tuple[float, ...]", self.options["density"]), self.rows)
+        return [kept_count(shares[row], self.numel, str(self.options["kept"]))]
 
 
 class Majority(Pass):
-    """Counts elected signs over the whole vector, for sums of zero.
+    """Counts elected signs, for sums of zero.
 
     Its result is a scalar int64: elements that elect + less those that elect -.
     """
@@ -190,46 +97,54 @@ class Majority(Pass):
         *,
         members: int,
         numel: int,
-        options: Mapping[str, OptionValue],
+        options: Options,
+        weights: Tensor,
         earlier: Statistics,
     ) -> None:
-        super().__init__(members=members, numel=numel, options=options, earlier=earlier)
-        self._thresholds: list[float] = numbers(earlier[Thresholds.name])
-        self._lock = threading.Lock()
+        super().__init__(
+            members=members, numel=numel, options=options, weights=weights, earlier=earlier
+        )
+        self.thresholds: list[float] = numbers(earlier[Thresholds.name][:, 0])
         self._lead = 0
 
     @classmethod
-    def needed(cls, options: Mapping[str, OptionValue]) -> bool:
-        """Say whether sums of zero follow the whole vector."""
-        return options["scope"] == "vector" and options["zero_sum"] == "majority"
+    def scope(cls, options: Options) -> Scope | None:
+        """Say over what sums of zero follow the majority, if they do."""
+        return Thresholds.scope(options) if options["zero_sum"] == "majority" else None
 
-    def observe(self, deltas: Tensor, *, weights: Tensor) -> None:
-        """Count the signs that the tensor's elements elect."""
-        members = [
-            keep_at_least(delta, threshold)
-            for delta, threshold in zip(deltas, self._thresholds, strict=True)
-        ]
-        votes = torch.ones_like(weights) if self.options["weights_after_election"] else weights
-        lead = lead_of(tally(members, votes, election=str(self.options["election"])))
-        with self._lock:
-            self._lead += lead
+    def part(self) -> Part:
+        """Return what is to observe the next tensor."""
+        return _Lead(self)
+
+    def add(self, part: Part) -> None:
+        """Add the lead of a tensor."""
+        assert isinstance(part, _Lead)
+        self._lead += part.lead
 
     def result(self) -> Tensor:
         """Return the lead of + over -, a scalar int64."""
         return torch.tensor(self._lead)
 
 
-def lead_of(total: Float[Tensor, "*shape"]) -> int:
-    """Return by how many positive elements outnumber negative ones."""
-    return int(torch.count_nonzero(total > 0)) - int(torch.count_nonzero(total < 0))
+class _Lead(Part):
+    def __init__(self, majority: Majority) -> None:
+        self._majority = majority
+        self.lead = 0
+
+    def observe(self, deltas: Tensor, **supplies: Tensor) -> None:
+        del supplies
+        options, weights = self._majority.options, self._majority.weights
+        members = [
+            keep_at_least(delta, threshold)
+            for delta, threshold in zip(deltas, self._majority.thresholds, strict=True)
+        ]
+        votes = torch.ones_like(weights) if options["weights_after_election"] else weights
+        total = tally(members, votes, election=str(options["election"]))
+        self.lead += int(torch.count_nonzero(total > 0)) - int(torch.count_nonzero(total < 0))
 
 
 def trimmed(
-    deltas: Float[Tensor, "k *shape"],
-    *,
-    density: float | tuple[float, ...],
-    kept: str,
-    thresholds: Float[Tensor, " k"] | None = None,
+    deltas: Float[Tensor, "k *shape"], *, density: float | tuple[float, ...], kept: str
 ) -> list[Tensor]:
     """Set all but each member's largest elements to zero (Algorithm 1, step 1).
 
@@ -239,16 +154,12 @@ def trimmed(
         deltas: (k, *shape).
         density: Share of elements that each member keeps.
         kept: "at_least_one", "floor" or "one_more".
-        thresholds: (k,), where they were found over the whole vector.
     """
     members: list[Tensor] = []
-    for i, share in enumerate(per_member(density, len(deltas))):
-        if thresholds is None:
-            values = magnitudes(deltas[i])
-            threshold = kth_largest(values, kept_count(share, values.numel(), kept))
-        else:
-            threshold = thresholds[i].item()
-        members.append(keep_at_least(deltas[i], threshold))
+    for delta, share in zip(deltas, per_member(density, len(deltas)), strict=True):
+        values = magnitudes(delta)
+        threshold = kth_largest(values, kept_count(share, values.numel(), kept))
+        members.append(keep_at_least(delta, threshold))
     return members
 
 
@@ -256,16 +167,17 @@ def trimmed(
     "ties",
     summary="Keep each vector's largest elements, elect signs, merge what agrees.",
     paper="arXiv:2306.01708",
-    passes=(HighBits, Thresholds, Majority),
+    passes=(Thresholds, Majority),
+    unit="element",
 )
 def ties(
     deltas: Float[Tensor, "k *shape"],
     *,
     weights: Float[Tensor, " k"],
     statistics: Statistics,
-    density: Density = 0.2,
-    scope: Scope = "tensor",
-    kept: Kept = "at_least_one",
+    density: Density = 0.2,  # noqa: ARG001 -- says what the passes find
+    scope: TrimScope = "tensor",  # noqa: ARG001 -- likewise
+    kept: Kept = "at_least_one",  # noqa: ARG001 -- likewise
     election: Election = "mass",
     zero_sum: ZeroSum = "positive",
     normalize: Normalize = "count",
@@ -276,7 +188,7 @@ def ties(
     Args:
         deltas: (k, *shape), float32 or float64.
         weights: (k,).
-        statistics: For scope "vector", the results of the passes; else empty.
+        statistics: The results of the passes.
         density: Share of elements that each member keeps.
         scope: What the share, and the majority, are counted over.
         kept: How the share becomes a number of elements.
@@ -285,19 +197,14 @@ def ties(
         normalize: The divisor.
         weights_after_election: Whether the election is unweighted.
     """
-    thresholds = statistics[Thresholds.name] if scope == "vector" else None
-    members = trimmed(deltas, density=density, kept=kept, thresholds=thresholds)
-    zero_positive = True
-    if zero_sum == "majority" and scope == "vector":
-        zero_positive = int(statistics[Majority.name]) > 0
-    elif zero_sum == "majority":
-        votes = torch.ones_like(weights) if weights_after_election else weights
-        zero_positive = lead_of(tally(members, votes, election=election)) > 0
+    lower = statistics[Thresholds.name]
+    majority = zero_sum == "majority"
     return merge_elected(
-        members,
+        deltas,
         weights,
         election=election,
         normalize=normalize,
         weights_after_election=weights_after_election,
-        zero_positive=zero_positive,
+        zero_positive=int(statistics[Majority.name]) > 0 if majority else True,
+        bounds=torch.cat([lower, torch.full_like(lower, math.inf)], dim=1),
     )

@@ -1,0 +1,326 @@
+"""The loops over elements that merges spend their time in: compiled, and as plain NumPy.
+
+Both give the same bytes: every element by the same operations in the same order, multiplied and
+added in separate steps, and sums over elements in pieces and lanes of a fixed size. The compiled
+ones (`native/`, float32 only) choose the processor's vector instructions when they are loaded. A
+NaN that arithmetic made is stored as the canonical quiet NaN, as which payload survives depends on
+the order of operands, which compilers may exchange.
+
+Absent on purpose: tensors, methods and what the numbers mean; torch is not imported.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tvc_store.arrays import ByteArray
+
+try:
+    from tvc.merging import _fused
+except ImportError:  # no compiler, or no wheel for this platform, when tvc was installed
+    _fused = None
+
+__all__ = [
+    "BINS",
+    "COMPILED",
+    "Election",
+    "Floats",
+    "Vote",
+    "add_scaled",
+    "collect",
+    "count_high",
+    "dot",
+    "elect",
+    "level",
+    "levels",
+    "narrow",
+    "patterns",
+    "subtract",
+    "use",
+    "widen",
+]
+
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
+"""Contiguous numbers, float32 or float64."""
+
+Vote = Literal["none", "mass", "count"]
+
+PLAIN: Final = "NumPy"
+COMPILED: Final = frozenset(["BF16", "F16", "F32"])
+"""Stored types that the compiled loops read and write."""
+BINS: Final = 1 << 15
+"""Counts of `count_high`: the high 16 bits of the pattern of a magnitude, whose sign is 0."""
+
+_KINDS: Final = {"BF16": 0, "F16": 1, "F32": 2}
+_VOTES: Final[dict[str, int]] = {"none": 0, "mass": 1, "count": 2}
+_PIECE: Final = 1 << 14
+_LANES: Final = 16
+_MAGNITUDE: Final = 0x7FFFFFFF
+_state = {"level": _fused.levels()[0] if _fused else PLAIN}
+
+
+def levels() -> list[str]:
+    """Return the ways that there are to run the loops here, the fastest first."""
+    return [*(_fused.levels() if _fused else []), PLAIN]
+
+
+def level() -> str:
+    """Return the way that is in use: "AVX-512", "AVX2", "plain C" or "NumPy"."""
+    return _state["level"]
+
+
+def use(name: str) -> None:
+    """Run the loops in another way; for tests and measurements, not while merges run.
+
+    Args:
+        name: One of `levels()`.
+
+    Raises:
+        ValueError: This machine has no such way.
+    """
+    if name != PLAIN:
+        if _fused is None:
+            raise ValueError(f"no {name}: the compiled loops are not installed")
+        _fused.use(name)
+    _state["level"] = name
+
+
+@dataclass(frozen=True, slots=True)
+class Election:
+    """How members are bounded, elect a sign for each element, and are merged; k members.
+
+    Args:
+        lower: Magnitudes below count as zero; one for each member.
+        upper: Magnitudes above count as zero.
+        votes: What a member's vote is multiplied by.
+        weights: What a member is multiplied by.
+        vote: What elects: the sum of values ("mass"), of signs ("count"), or nothing.
+        zero_positive: What a sum of zero elects.
+        divide: Whether the sum is divided by how many agree, or by their weights.
+        by_weights: By their weights.
+    """
+
+    lower: Sequence[float]
+    upper: Sequence[float]
+    votes: Sequence[float]
+    weights: Sequence[float]
+    vote: Vote = "mass"
+    zero_positive: bool = True
+    divide: bool = True
+    by_weights: bool = False
+
+
+def widen(raw: ByteArray, dtype: str, out: npt.NDArray[np.float32]) -> None:
+    """Fill `out` with stored numbers, exactly.
+
+    Args:
+        raw: uint8 (n * itemsize,).
+        dtype: Of `COMPILED`.
+        out: float32 (n,).
+    """
+    if loops := _loops():
+        loops.convert(out, raw, _KINDS[dtype], 0)
+    elif dtype == "BF16":
+        np.left_shift(raw.view("<u2"), 16, out=out.view("<u4"), dtype="<u4", casting="unsafe")
+    else:
+        out[:] = raw.view("<f2" if dtype == "F16" else "<f4")
+
+
+def narrow(values: npt.NDArray[np.float32], dtype: str, out: ByteArray) -> None:
+    """Round numbers to a stored type: to nearest, ties to even, NaN to the canonical one.
+
+    Args:
+        values: float32 (n,).
+        dtype: Of `COMPILED`.
+        out: uint8 (n * itemsize,).
+    """
+    if loops := _loops():
+        loops.convert(out, values, _KINDS[dtype], 1)
+        return
+    nan = np.isnan(values)
+    if dtype == "BF16":
+        bits = values.view("<u4")
+        rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+        np.copyto(out.view("<u2"), np.where(nan, np.uint32(0x7FC0), rounded), casting="unsafe")
+    elif dtype == "F16":
+        with np.errstate(over="ignore"):
+            out.view("<f2")[:] = values
+        out.view("<u2")[nan] = 0x7E00
+    else:
+        out.view("<f4")[:] = values
+        out.view("<u4")[nan] = 0x7FC00000
+
+
+def subtract(left: ByteArray, right: ByteArray, dtype: str, out: npt.NDArray[np.float32]) -> None:
+    """Fill `out` with the difference of stored numbers, in float32.
+
+    Args:
+        left: uint8 (n * itemsize,).
+        right: uint8 (n * itemsize,).
+        dtype: Of `COMPILED`.
+        out: float32 (n,).
+    """
+    if loops := _loops():
+        loops.subtract(out, left, right, _KINDS[dtype])
+        return
+    other = np.empty_like(out)
+    widen(left, dtype, out)
+    widen(right, dtype, other)
+    with np.errstate(invalid="ignore", over="ignore"):
+        out -= other
+
+
+def add_scaled(total: Floats, part: Floats, factor: float) -> None:
+    """Add a multiple of `part` to `total`: multiplied, rounded, added, rounded; 1 only adds.
+
+    Args:
+        total: (n,), changed.
+        part: (n,), of the same type.
+        factor: Rounded to that type.
+    """
+    if loops := _loops(total):
+        loops.add_scaled(total, part, factor)
+        return
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        total += part if factor == 1 else part * total.dtype.type(factor)
+
+
+def dot(left: Floats, right: Floats, total: float = 0.0) -> float:
+    """Return a total plus the sum of products of two vectors, in float64, in a fixed order.
+
+    Where a vector is given in parts of a multiple of 16384 elements, each with the total of those
+    before, the result is that of the whole.
+
+    Args:
+        left: (n,).
+        right: (n,), of the same type.
+        total: Of what came before.
+    """
+    if loops := _loops(left):
+        return loops.dot(left, right, total)
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        for start in range(0, left.size, _PIECE):
+            part = slice(start, min(start + _PIECE, left.size))
+            products = left[part].astype(np.float64) * right[part]
+            padded = np.zeros(-(-products.size // _LANES) * _LANES)
+            padded[: products.size] = products
+            lanes = padded.reshape(-1, _LANES).cumsum(axis=0)[-1]
+            total += float(lanes.cumsum()[-1])
+    return total
+
+
+def patterns(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    """Return the bit patterns of magnitudes, which order as the magnitudes do.
+
+    NaN comes after infinity.
+
+    Args:
+        values: float32 (n,).
+    """
+    return values.view(np.uint32) & np.uint32(_MAGNITUDE)
+
+
+def count_high(table: npt.NDArray[np.int64], values: npt.NDArray[np.float32]) -> None:
+    """Add counts of magnitudes by the high 16 bits of their patterns.
+
+    Args:
+        table: int64 (BINS,), added to.
+        values: float32 (n,).
+    """
+    if loops := _loops():
+        loops.count_high(table, values)
+    else:
+        table += np.bincount(patterns(values) >> 16, minlength=BINS)
+
+
+def collect(
+    values: npt.NDArray[np.float32], lower: int, upper: int, room: npt.NDArray[np.uint32]
+) -> tuple[int, int]:
+    """Collect the patterns of magnitudes within bounds, and count those above.
+
+    Args:
+        values: float32 (n,).
+        lower: Least pattern that is collected.
+        upper: Greatest.
+        room: uint32 (m,), filled from the start; left in pieces where it does not suffice.
+
+    Returns:
+        How many are within the bounds, and how many above.
+    """
+    if loops := _loops():
+        return loops.collect(room, values, lower, upper)
+    found = patterns(values)
+    inside = found[(found >= lower) & (found <= upper)]
+    if inside.size <= room.size:
+        room[: inside.size] = inside
+    return inside.size, int(np.count_nonzero(found > upper))
+
+
+def elect(members: Sequence[Floats], how: Election, out: Floats) -> None:
+    """Bound members, elect a sign for each element, and merge those that have it.
+
+    NaN agrees with either sign, zero with none; without an election all but zeros agree.
+
+    Args:
+        members: k times (n,).
+        how: For k members.
+        out: (n,), of the same type.
+    """
+    if loops := _loops(out):
+        numbers = np.array([how.lower, how.upper, how.votes, how.weights], np.float32)
+        loops.elect(
+            out,
+            list(members),
+            numbers,
+            _VOTES[how.vote],
+            how.zero_positive,
+            how.divide,
+            how.by_weights,
+        )
+        return
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        _elect(members, how, out)
+
+
+def _elect(members: Sequence[Floats], how: Election, out: Floats) -> None:
+    kind = out.dtype.type
+    bounds = zip(members, how.lower, how.upper, strict=True)
+    kept = [_bounded(member, lower, upper) for member, lower, upper in bounds]
+    votes = [member * kind(vote) for member, vote in zip(kept, how.votes, strict=True)]
+    positive = _positive(votes, how, out)
+    out[:] = 0
+    divisor = np.zeros_like(out)
+    for member, vote, weight in zip(kept, votes, how.weights, strict=True):
+        against = vote == 0 if positive is None else np.where(positive, vote <= 0, vote >= 0)
+        agrees = ~against
+        out += np.where(agrees, member * kind(weight), kind(0))
+        divisor += np.where(agrees, kind(weight if how.by_weights else 1), kind(0))
+    if how.divide:
+        out /= np.where(divisor == 0, kind(1), divisor)
+
+
+def _positive(votes: Sequence[Floats], how: Election, out: Floats) -> npt.NDArray[np.bool_] | None:
+    if how.vote == "none":
+        return None
+    tally = np.zeros_like(out)
+    for vote in votes:
+        one = out.dtype.type(1)
+        signs = (vote > 0) * one - (vote < 0) * one
+        tally += signs if how.vote == "count" else vote
+    return tally >= 0 if how.zero_positive else tally > 0
+
+
+def _bounded(member: Floats, lower: float, upper: float) -> Floats:
+    # In float32 also where members are float64: thresholds are found among float32 magnitudes.
+    sizes = np.abs(member).astype(np.float32, copy=False)
+    outside = (sizes < np.float32(lower)) | (sizes > np.float32(upper))
+    return np.where(outside, member.dtype.type(0), member)
+
+
+def _loops(values: Floats | None = None):  # what it returns, the module, has no name as a type
+    """Return the compiled loops, if they are in use and made for these numbers."""
+    usable = values is None or values.dtype == np.float32
+    return _fused if usable and _state["level"] != PLAIN else None
