@@ -5,12 +5,18 @@ where the content comes from, which each kind knows, and whether it is what an i
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Protocol
+
+import numpy as np
 
 from tvc_store.arrays import ByteArray
+from tvc_store.dtypes import TensorSpec
 from tvc_store.header import FRAME_BYTES
+from tvc_store.ids import ObjectId, TensorHasher
 
-__all__ = ["Elements", "InMemory", "frame_count", "frame_slices"]
+__all__ = ["Elements", "InMemory", "elements_id", "frame_count", "frame_slices"]
+
+_PIECE: Final = 1 << 20  # bytes read at a time where nothing but the hash is wanted: a cache's size
 
 
 class Elements(Protocol):
@@ -63,3 +69,23 @@ def frame_slices(nbytes: int) -> Iterator[slice]:
     """Yield where each frame of some content lies."""
     for start in range(0, nbytes, FRAME_BYTES):
         yield slice(start, min(start + FRAME_BYTES, nbytes))
+
+
+def elements_id(spec: TensorSpec, content: Elements) -> ObjectId:
+    """Return the id of a tensor that need not be in memory.
+
+    Args:
+        spec: Its type and shape.
+        content: Its bytes, read once in order.
+
+    Raises:
+        StoreError: They are more or fewer than the spec asks for.
+        IntegrityError: They cannot be read as they were.
+    """
+    hasher = TensorHasher(spec)
+    buffer = np.empty(min(_PIECE, content.nbytes), np.uint8)
+    for start in range(0, content.nbytes, _PIECE):
+        piece = buffer[: content.nbytes - start]
+        content.read(start, piece)
+        hasher.update(piece)
+    return hasher.finish()

@@ -144,6 +144,7 @@ class Store:
         content: Elements,
         *,
         base: ObjectId | None = None,
+        borrowed: bool = True,
         on_frame: OnFrame = ignore_frame,
         publisher: Publisher | None = None,
     ) -> ObjectId:
@@ -153,6 +154,7 @@ class Store:
             spec: Its type and shape.
             content: Its bytes, read once whole and in order, and a sample of them before.
             base: As for `put_tensor`.
+            borrowed: Whether a tensor that is borrowed needs no object of its own.
             on_frame: Told the first byte and the content of every frame, in order.
             publisher: Makes the object durable, and visible, while others are written; it is both
                 once the publisher's context has ended. At once where None.
@@ -171,7 +173,7 @@ class Store:
             spec,
             content,
             base=base,
-            keep=self._keep,
+            keep=self._keep if borrowed else self.is_stored,
             on_frame=on_frame,
             publisher=publisher,
         )

@@ -8,6 +8,7 @@ whether an object needs writing at all, where that can be known before.
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Final
@@ -94,30 +95,36 @@ def write_tensor(
         name, shared, used = _chosen(codec, spec, content, origin)
         origin_id = base if used else None
         header = Header(identity or _NOBODY, "tensor", name, spec.nbytes, spec, origin_id)
-        own, bases = TensorHasher(spec), TensorHasher(spec)
-
-        def see(each: _Frame) -> _Frame:
-            at, frame, origin_frame = each
-            on_frame(at, frame)
-            if identity is None:
-                own.update(frame)
-            if origin_frame is not None:
-                bases.update(origin_frame)
-            return each
-
-        _write_frames(file, header, shared, map(see, _read_frames(content, used)))
-        if used and bases.finish() != base:
+        hashes = _Hashes(spec, identity, on_frame)
+        _write_frames(file, header, shared, map(hashes.see, _read_frames(content, used)))
+        if used and hashes.base.finish() != base:
             # A difference from bytes that are not the base's could never be undone.
             raise used.wrong()
-        object_id = identity or own.finish()
+        object_id = identity or hashes.own.finish()
         # What turns out to be the base itself is there; it cannot be a difference from itself.
-        if object_id == origin_id or keep(object_id):
-            return object_id
-        named = Header(object_id, "tensor", name, spec.nbytes, spec, origin_id)
-        if named != header:
-            file.rewrite_head(named.to_bytes())
-        _publish(root, file, object_id, publisher)
-    return object_id
+        if object_id != origin_id and not keep(object_id):
+            if identity is None:
+                file.rewrite_head(replace(header, id=object_id).to_bytes())
+            _publish(root, file, object_id, publisher)
+        return object_id
+
+
+class _Hashes:
+    """Hashes what is written, and the base that it is a difference from, as they are read."""
+
+    def __init__(self, spec: TensorSpec, identity: ObjectId | None, on_frame: OnFrame) -> None:
+        self.own, self.base = TensorHasher(spec), TensorHasher(spec)
+        self._identity = identity
+        self._on_frame = on_frame
+
+    def see(self, each: _Frame) -> _Frame:
+        at, frame, base = each
+        self._on_frame(at, frame)
+        if self._identity is None:
+            self.own.update(frame)
+        if base is not None:
+            self.base.update(base)
+        return each
 
 
 @contextlib.contextmanager

@@ -28,6 +28,8 @@ from tvc.models.header import TensorEntry
 from tvc.models.strict_json import BadJson, parse_object
 from tvc.models.ties import tied_names
 from tvc.models.weights import INDEX, find_shards, read_entries
+from tvc_store.arrays import ByteArray
+from tvc_store.elements import Elements
 from tvc_store.errors import IntegrityError
 
 __all__ = ["MAX_FILE_BYTES", "ModelDirectory", "NotAModel", "UnknownTensor", "UntiedWeights"]
@@ -154,6 +156,15 @@ class ModelDirectory:
         read_range(self.shards[entry.file], out.data, offset=entry.offset)
         return out
 
+    def elements(self, name: str) -> Elements:
+        """Return a tensor to be read by parts, each from the file as it was when it was opened.
+
+        Raises:
+            UnknownTensor: The model has no such tensor; reading raises ChangedFile.
+        """
+        entry = self._entry(name)
+        return _Lying(self.shards[entry.file], entry)
+
     def read_file(self, path: str) -> bytes:
         """Read a carried file, of at most `MAX_FILE_BYTES`.
 
@@ -198,6 +209,27 @@ class ModelDirectory:
             file = self.shards[entry.file]
             read_range(file, memoryview(piece), offset=entry.offset + start)
             yield bytes(piece)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lying:
+    """A tensor where it lies in a file."""
+
+    file: PlainFile
+    entry: TensorEntry
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
+        return self.entry.spec.nbytes
+
+    def read(self, start: int, out: ByteArray) -> None:
+        """Fill `out` with the bytes from `start` on.
+
+        Raises:
+            ChangedFile: The file changed since it was opened.
+        """
+        read_range(self.file, out.data, offset=self.entry.offset + start)
 
 
 def _refuse_adapter(listing: Listing) -> None:

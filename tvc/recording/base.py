@@ -1,4 +1,4 @@
-"""Registers a base model: hashes it once, and borrows its tensors where they lie.
+"""Registers a base model: hashes it once, by pieces, and borrows its tensors where they lie.
 
 With `vendor`, its tensors are copied into the store instead, so that the folder may go away.
 """
@@ -10,9 +10,10 @@ from tvc.evaluation.engine import run_each
 from tvc.models.directory import ModelDirectory
 from tvc.models.ties import tied_names
 from tvc_store.borrowed import BorrowedTensor, Source
-from tvc_store.ids import ObjectId, tensor_id
+from tvc_store.elements import elements_id
+from tvc_store.ids import ObjectId
 from tvc_store.local import Store
-from tvc_store.repair import replace_damaged
+from tvc_store.publishing import Publisher
 
 __all__ = ["borrow_model", "snapshot_model"]
 
@@ -37,18 +38,19 @@ def snapshot_model(
     refs: dict[str, TensorRef] = {}
 
     def work(name: str) -> None:
-        spec = model.entries[name].spec
-        data = model.read(name)
-        identity = tensor_id(spec, data)
-        if vendor and not store.is_stored(identity):
-            # Also where the tensor is borrowed from somewhere, which put_tensor is content with.
-            replace_damaged(store, spec, data)
+        spec, content = model.entries[name].spec, model.elements(name)
+        identity = (
+            store.put_elements(spec, content, borrowed=False, publisher=publisher)
+            if vendor
+            else elements_id(spec, content)
+        )
         refs[name] = TensorRef(identity, spec)
         on_bytes(spec.nbytes)
 
     # A tied tensor that the folder stores twice is one tensor: opening the folder compared them.
     tied = tied_names(model.config, model.entries)
-    run_each(work, [name for name in model.entries if name not in tied], workers=workers)
+    with Publisher(store.path) as publisher:
+        run_each(work, [name for name in model.entries if name not in tied], workers=workers)
     files = {path: store.put_blob(model.read_file(path)) for path in model.files}
     snapshot = Snapshot(dict(sorted(refs.items())), dict(sorted(files.items())))
     store.put_blob(snapshot.to_bytes())

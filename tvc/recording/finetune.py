@@ -1,10 +1,12 @@
 """Takes a fine-tune in: a folder becomes objects, a snapshot and the record of a vector.
 
-Objects are written before anything refers to them. The vector's record says what the fine-tune is
+Tensors are read, compared and stored by pieces, so that memory does not depend on their size.
+Objects are durable before anything refers to them. The vector's record says what the fine-tune is
 and what it was trained from; that it becomes part of a recipe is the business of who commits it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 from tvc.domain.errors import StateError
@@ -13,13 +15,17 @@ from tvc.domain.planning import plan
 from tvc.domain.recipe import Recipe
 from tvc.domain.snapshot import Snapshot, TensorRef
 from tvc.domain.vector import Scalar, VectorRecord
-from tvc.evaluation.bits import changed_elements
 from tvc.evaluation.engine import Evaluator, run_each
 from tvc.models.directory import ModelDirectory
+from tvc.recording.comparing import Comparison
 from tvc.recording.matching import Allowances, match_tensors
 from tvc.repository.objects import Objects
-from tvc_store.ids import ObjectId, tensor_id
+from tvc_store.arrays import ByteArray
+from tvc_store.dtypes import TensorSpec
+from tvc_store.elements import elements_id, frame_slices
+from tvc_store.ids import ObjectId
 from tvc_store.local import Store
+from tvc_store.publishing import Publisher
 
 __all__ = [
     "NothingChanged",
@@ -102,12 +108,14 @@ def record_finetune(
     evaluator.prepare()
     base = library.snapshot(parent.base).tensors
     seen: dict[str, _Seen] = {}
+    with Publisher(store.path) as publisher:
+        recording = _Recording(store, model, evaluator, publisher, before.specs(), base)
 
-    def work(name: str) -> None:
-        seen[name] = _take(store, evaluator, model, name, sources[name], base.get(name))
-        on_bytes(seen[name].tuned.spec.nbytes)
+        def work(name: str) -> None:
+            seen[name] = recording.take(name, sources[name])
+            on_bytes(seen[name].tuned.spec.nbytes)
 
-    run_each(work, sources, workers=workers)
+        run_each(work, sources, workers=workers)
     files_before = stored_files(objects, parent)
     files = {path: store.put_blob(model.read_file(path)) for path in model.files}
     changed_files = tuple(path for path, blob in files.items() if files_before.get(path) != blob)
@@ -132,30 +140,59 @@ def stored_files(objects: Objects, recipe: Recipe) -> dict[str, ObjectId]:
     }
 
 
-def _take(
-    store: Store,
-    evaluator: Evaluator,
-    model: ModelDirectory,
-    name: str,
-    source: str | None,
-    base: TensorRef | None,
-) -> _Seen:
-    """Store one tensor of the fine-tune and compare it with the parent's."""
-    known = evaluator.known(name)
-    if source is None:
-        spec, data = evaluator.tensor(name)
-        parent = known or TensorRef(tensor_id(spec, data), spec)
-        store.put_tensor(spec, data, base=base.id if base else None)
-        return _Seen(parent, parent, 0)
-    spec, data = model.entries[source].spec, model.read(source)
-    identity = tensor_id(spec, data)
-    tuned = TensorRef(identity, spec)
-    if known == tuned:
-        return _Seen(tuned, tuned, 0)
-    before_spec, before = evaluator.tensor(name)
-    parent = known or TensorRef(tensor_id(before_spec, before), before_spec)
-    store.put_tensor(spec, data, base=base.id if base else None)
-    return _Seen(tuned, parent, changed_elements(spec, data, before_spec, before))
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    """What taking a tensor in needs."""
+
+    store: Store
+    model: ModelDirectory
+    evaluator: Evaluator
+    publisher: Publisher
+    specs: Mapping[str, TensorSpec]
+    base: Mapping[str, TensorRef]
+
+    def take(self, name: str, source: str | None) -> _Seen:
+        """Store one tensor of the fine-tune, comparing it with the parent's.
+
+        Args:
+            name: The parent's name of it.
+            source: The fine-tune's; None where it has none and the parent's counts.
+        """
+        if source is None:
+            return self._unchanged(name)
+        known, content = self.evaluator.known(name), self.model.elements(source)
+        spec = self.model.entries[source].spec
+        with closing(
+            Comparison(spec, self.specs[name], known, lambda: _blocks(self.evaluator, name))
+        ) as comparison:
+            # What is the parent's is found here, and not coded for nothing.
+            alike = known and known.spec == spec and comparison.begins_alike(content)
+            if known and alike and elements_id(spec, content) == known.id:
+                return _Seen(known, known, 0)
+            identity = self.store.put_elements(
+                spec,
+                content,
+                base=self._origin(name),
+                on_frame=comparison.see,
+                publisher=self.publisher,
+            )
+            parent = comparison.finish()
+        return _Seen(TensorRef(identity, spec), parent, comparison.changed)
+
+    def _unchanged(self, name: str) -> _Seen:
+        """Store the parent's tensor, which is in memory whole if it has to be computed."""
+        spec, data = self.evaluator.tensor(name)
+        identity = self.store.put_tensor(spec, data, base=self._origin(name))
+        return _Seen(TensorRef(identity, spec), TensorRef(identity, spec), 0)
+
+    def _origin(self, name: str) -> ObjectId | None:
+        return self.base[name].id if name in self.base else None
+
+
+def _blocks(evaluator: Evaluator, name: str) -> Generator[ByteArray]:
+    _, data = evaluator.tensor(name)
+    for part in frame_slices(data.size):
+        yield data[part]
 
 
 def _recorded(

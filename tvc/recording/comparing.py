@@ -1,0 +1,113 @@
+"""Compares a tensor with the parent's, piece by piece, while it is being stored.
+
+Neither is ever held whole. Absent on purpose: where either comes from.
+"""
+
+from collections.abc import Callable, Generator
+
+import numpy as np
+
+from tvc.domain.snapshot import TensorRef
+from tvc_store.arrays import ByteArray
+from tvc_store.dtypes import TensorSpec
+from tvc_store.elements import Elements
+from tvc_store.errors import IntegrityError
+from tvc_store.ids import TensorHasher
+
+__all__ = ["Comparison"]
+
+_NOTHING = np.empty(0, np.uint8)
+
+
+class Comparison:
+    """Counts the elements of a tensor whose bits are not the parent's.
+
+    Args:
+        spec: The tensor's type and shape.
+        parent: The parent's.
+        known: What the parent's tensor is, where that is known without computing it.
+        blocks: Gives the parent's bytes in order, verified at the end, anew at every call.
+    """
+
+    def __init__(
+        self,
+        spec: TensorSpec,
+        parent: TensorSpec,
+        known: TensorRef | None,
+        blocks: Callable[[], Generator[ByteArray]],
+    ) -> None:
+        self.changed = 0
+        self._spec = spec
+        self._parent = parent
+        self._known = known
+        self._blocks = blocks
+        self._running = blocks()
+        self._hasher = None if known else TensorHasher(parent)
+        self._block = _NOTHING
+
+    def close(self) -> None:
+        """End what gives the parent's bytes."""
+        self._running.close()
+
+    def begins_alike(self, content: Elements) -> bool:
+        """Say whether the tensor begins as the parent's does, or that cannot be told.
+
+        Args:
+            content: The tensor; nothing of it has been seen yet.
+        """
+        try:
+            block = self._next()
+        except IntegrityError:
+            # Whether the parent can be read matters only to who needs it.
+            self._running = self._blocks()
+            return True
+        first = np.empty(min(block.size, content.nbytes), np.uint8)
+        content.read(0, first)
+        return np.array_equal(first, block[: first.size])
+
+    def see(self, at: int, frame: ByteArray) -> None:
+        """Take the next bytes of the tensor.
+
+        Args:
+            at: The first of them, which is the last call's end.
+            frame: uint8 (n,), of whole elements.
+
+        Raises:
+            IntegrityError: The parent's cannot be had as they were.
+        """
+        del at
+        while frame.size and self._spec.dtype == self._parent.dtype:
+            block = self._next()
+            size = min(frame.size, block.size)
+            if not size:
+                break  # the parent has fewer rows
+            self.changed += _differing(frame[:size], block[:size], self._spec.itemsize)
+            frame, self._block = frame[size:], block[size:]
+        self.changed += frame.size // self._spec.itemsize
+
+    def finish(self) -> TensorRef:
+        """Read what is left of the parent's tensor, which verifies it, and say what it is.
+
+        Raises:
+            IntegrityError: It is not what it was.
+        """
+        self._block = _NOTHING
+        while self._next().size:
+            self._block = _NOTHING
+        if self._known:
+            return self._known
+        assert self._hasher
+        return TensorRef(self._hasher.finish(), self._parent)
+
+    def _next(self) -> ByteArray:
+        """Return what is left of the parent's block, or the next one; an empty one at the end."""
+        if not self._block.size:
+            self._block = next(self._running, _NOTHING)
+            if self._hasher:
+                self._hasher.update(self._block)
+        return self._block
+
+
+def _differing(one: ByteArray, other: ByteArray, itemsize: int) -> int:
+    width = np.dtype(f"u{itemsize}")
+    return int(np.count_nonzero(one.view(width) != other.view(width)))
