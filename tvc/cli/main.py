@@ -65,6 +65,7 @@ _COMMANDS: Final = {
     "checkout": Lazy("tvc.cli.checkout:checkout", "Write a model directory."),
     "fsck": Lazy("tvc.cli.upkeep:fsck", "Check every object, and mend what can be mended."),
     "gc": Lazy("tvc.cli.upkeep:gc", "Remove objects that nothing needs."),
+    "doctor": Lazy("tvc.cli.doctor:doctor", "Say what tvc runs on, and what is missing."),
     "completion": Lazy("tvc.cli.completion:completion", "Print shell completion."),
 }
 _SECTIONS: Final = {
@@ -83,7 +84,7 @@ _SECTIONS: Final = {
         "op",
     ],
     "Write a model": ["checkout"],
-    "Keep in order": ["fsck", "gc", "completion"],
+    "Keep in order": ["fsck", "gc", "doctor", "completion"],
 }
 
 
