@@ -28,9 +28,9 @@ _INTRODUCTION: Final = """\
 # Results
 
 Each ratio is against a named other thing, measured in the same run and in turns with it; of
-several runs the least counts, and what is in brackets is the least to the greatest. CPU is user and
-system time of a command and all that it started. A target is what was asked for before anything was
-built; what misses it says so.
+several runs the least counts, and the greatest is in brackets. CPU is user and system time of a
+command and all that it started. A target is what was asked for before anything was built; what
+misses it says so.
 """
 
 
