@@ -1,21 +1,21 @@
 """Writes a commit as a model directory that transformers and vLLM load as it is.
 
-Planned first, without reading a weight; then tensors stream from the store through the arithmetic
-into their place in the shards, a few at a time. Code of the source model is written only when asked
-for.
+Planned first, without reading a weight; then tensors stream into their place in the shards, a few
+at a time (tensors.py). Code of the source model is written only when asked for.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
-
-import torch
 
 from tvc import __version__
 from tvc.checkout.card import model_card, public_source
 from tvc.checkout.folder import replaced_folder
+from tvc.checkout.previous import FACTS, FORMAT, Previous
+from tvc.checkout.tensors import TensorWriting
 from tvc.domain.errors import IntegrityError
 from tvc.domain.files import FileVersion, plan_files
 from tvc.domain.plan import FLOATING, Combine, Costs, Plan
@@ -23,15 +23,14 @@ from tvc.domain.planning import CannotCombine, plan
 from tvc.domain.recipe import Recipe, format_recipe, recipe_id
 from tvc.domain.vector import BaseRecord
 from tvc.evaluation.engine import Evaluator
-from tvc.evaluation.numbers import from_stored, to_stored, wide_dtype
 from tvc.models.directory import ModelDirectory
 from tvc.models.ties import tied_names
-from tvc.models.writer import ModelWriter, plan_shards
+from tvc.models.writer import plan_shards
 from tvc.repository.objects import Objects
-from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
 from tvc_store.durable import make_folder, write_durably
-from tvc_store.ids import ObjectId, tensor_id
+from tvc_store.elements import elements_id
+from tvc_store.ids import ObjectId
 
 __all__ = ["Checkout", "Written", "WrongBytes"]
 
@@ -49,6 +48,7 @@ class Written:
     Args:
         folder: Where.
         tensors: Number of tensors.
+        kept: Number of those that were taken from the checkout that was there.
         nbytes: Bytes of tensors.
         ids: Tensor name → id of what was written.
         code: Python files that were not written, for want of `allow_code`.
@@ -56,6 +56,7 @@ class Written:
 
     folder: Path
     tensors: int
+    kept: int
     nbytes: int
     ids: Mapping[str, ObjectId]
     code: tuple[str, ...]
@@ -86,6 +87,7 @@ class Checkout:
         dtype: str | None = None,
         workers: int = 2,
     ) -> None:
+        self._store = objects.store
         self._read_blob = objects.read_blob
         self._library = library = objects.library
         self._recipe = recipe
@@ -95,7 +97,7 @@ class Checkout:
         self.normal = library.normal_form(recipe)
         self.plan: Plan = plan(self.normal, library)
         self.files: dict[str, FileVersion] = plan_files(self.normal, library)
-        self.evaluator = Evaluator(objects.read_tensor, self.plan, workers=workers)
+        self.evaluator = Evaluator(objects, self.plan, workers=workers)
         self._refuse_quantized()
 
     @property
@@ -150,36 +152,27 @@ class Checkout:
             WrongBytes: What was read back is not what was written.
             WriteFailed: The system refused.
         """
+        specs = self.specs
+        tensors = TensorWriting(
+            self._store,
+            self.evaluator,
+            self.plan.specs(),
+            specs,
+            plan_shards(specs, shard_size=shard_size),
+            self._workers,
+            on_bytes,
+        )
         with replaced_folder(target, force=force) as folder:
-            ids = self._write_tensors(folder, shard_size=shard_size, on_bytes=on_bytes)
+            kept = tensors.write(folder, Previous.read(target))
+            ids = tensors.ids
+            self._check_ties(ids)
             code = self._write_files(folder, allow_code=allow_code)
             write_durably(folder / "README.md", [self._card(title).encode()])
-            write_durably(folder / "tvc.json", [self._facts(ids)])
+            write_durably(folder / FACTS, [self._facts(ids)])
             if verify:
                 _verify(folder, ids)
-        return Written(target, len(ids), sum(s.nbytes for s in self.specs.values()), ids, code)
-
-    def _write_tensors(
-        self, folder: Path, *, shard_size: int, on_bytes: Callable[[int], None]
-    ) -> dict[str, ObjectId]:
-        specs = self.specs
-        writer = ModelWriter(folder, plan_shards(specs, shard_size=shard_size), specs)
-        ids: dict[str, ObjectId] = {}
-
-        def consume(name: str, spec: TensorSpec, data: ByteArray) -> None:
-            known = self.evaluator.known(name)
-            if specs[name] != spec:
-                numbers = from_stored(spec, data, wide_dtype(spec, specs[name]))
-                data, known = to_stored(numbers, specs[name]), None
-            writer.write(name, data)
-            ids[name] = known.id if known else tensor_id(specs[name], data)
-            on_bytes(spec.nbytes)
-
-        self.evaluator.prepare(on_tensor=on_bytes)
-        self.evaluator.run(consume)
-        writer.finish()
-        self._check_ties(ids)
-        return ids
+        nbytes = sum(spec.nbytes for spec in specs.values())
+        return Written(target, len(ids), kept, nbytes, ids, code)
 
     def _check_ties(self, ids: Mapping[str, ObjectId]) -> None:
         """Refuse two tensors that config.json ties but the recipe made different."""
@@ -196,11 +189,11 @@ class Checkout:
 
     def _write_files(self, folder: Path, *, allow_code: bool) -> tuple[str, ...]:
         left: list[str] = []
-        for path, version in self.files.items():
+        for path, chosen in self.files.items():
             if path.endswith(".py") and not allow_code:
                 left.append(path)
                 continue
-            data = version.read(self._read_blob)
+            data = chosen.read(self._read_blob)
             if path == "config.json":
                 data = self._config(data)
             parent = folder
@@ -230,7 +223,7 @@ class Checkout:
 
     def _facts(self, ids: Mapping[str, ObjectId]) -> bytes:
         body = {
-            "format": "tvc.checkout/1",
+            "format": FORMAT,
             "commit": self._commit,
             "recipe": format_recipe(self._recipe),
             "recipe_id": recipe_id(self.normal),
@@ -240,7 +233,7 @@ class Checkout:
                 "snapshot": self.base.snapshot,
             },
             "dtype": self._dtype,
-            "versions": {"tvc": __version__, "torch": str(torch.__version__)},
+            "versions": {"tvc": __version__, "torch": version("torch")},
             "tensors": dict(sorted(ids.items())),
         }
         return json.dumps(body, indent=1, ensure_ascii=False).encode() + b"\n"
@@ -264,5 +257,5 @@ class Checkout:
 def _verify(folder: Path, ids: Mapping[str, ObjectId]) -> None:
     written = ModelDirectory.open(folder)
     for name, identity in ids.items():
-        if tensor_id(written.entries[name].spec, written.read(name)) != identity:
+        if elements_id(written.entries[name].spec, written.elements(name)) != identity:
             raise WrongBytes(f"tensor {name} was written, but other bytes were read back")

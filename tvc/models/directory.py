@@ -32,7 +32,14 @@ from tvc_store.arrays import ByteArray
 from tvc_store.elements import Elements
 from tvc_store.errors import IntegrityError
 
-__all__ = ["MAX_FILE_BYTES", "ModelDirectory", "NotAModel", "UnknownTensor", "UntiedWeights"]
+__all__ = [
+    "MAX_FILE_BYTES",
+    "FileTensor",
+    "ModelDirectory",
+    "NotAModel",
+    "UnknownTensor",
+    "UntiedWeights",
+]
 
 MAX_FILE_BYTES: Final = 64 << 20
 _MAX_CONFIG: Final = 16 << 20
@@ -73,6 +80,32 @@ class UnknownTensor(InputError):
 
 class UntiedWeights(IntegrityError):
     """The configuration ties two tensors that hold different bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileTensor:
+    """A tensor where it lies in a file: `Elements`.
+
+    Args:
+        file: The file, as it was when it was looked at.
+        entry: Where in it.
+    """
+
+    file: PlainFile
+    entry: TensorEntry
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
+        return self.entry.spec.nbytes
+
+    def read(self, start: int, out: ByteArray) -> None:
+        """Fill `out` with the bytes from `start` on.
+
+        Raises:
+            ChangedFile: The file changed since it was opened.
+        """
+        read_range(self.file, out.data, offset=self.entry.offset + start)
 
 
 @dataclass(frozen=True)
@@ -163,7 +196,7 @@ class ModelDirectory:
             UnknownTensor: The model has no such tensor; reading raises ChangedFile.
         """
         entry = self._entry(name)
-        return _Lying(self.shards[entry.file], entry)
+        return FileTensor(self.shards[entry.file], entry)
 
     def read_file(self, path: str) -> bytes:
         """Read a carried file, of at most `MAX_FILE_BYTES`.
@@ -209,27 +242,6 @@ class ModelDirectory:
             file = self.shards[entry.file]
             read_range(file, memoryview(piece), offset=entry.offset + start)
             yield bytes(piece)
-
-
-@dataclass(frozen=True, slots=True)
-class _Lying:
-    """A tensor where it lies in a file."""
-
-    file: PlainFile
-    entry: TensorEntry
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes."""
-        return self.entry.spec.nbytes
-
-    def read(self, start: int, out: ByteArray) -> None:
-        """Fill `out` with the bytes from `start` on.
-
-        Raises:
-            ChangedFile: The file changed since it was opened.
-        """
-        read_range(self.file, out.data, offset=self.entry.offset + start)
 
 
 def _refuse_adapter(listing: Listing) -> None:

@@ -1,7 +1,8 @@
-"""Writing a model's weights: sizes first, then tensors in any order, from any thread.
+"""Writing a model's weights: sizes first, then tensors in any order and by pieces, from any thread.
 
 The header of every shard is written before the first tensor, since types and shapes are known; so
-nothing is buffered, and a full disk is known at the start. Building beside the target and renaming
+nothing is buffered, and a full disk is known at the start. The disk is told of every piece at once,
+so that the flush at the end is short. Building beside the target and renaming
 is deliberately left to the caller, who writes the other files too.
 """
 
@@ -9,21 +10,23 @@ import errno
 import json
 import os
 import re
-import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from tvc.domain.errors import InputError
+from tvc.models.copying import copy_range
 from tvc.models.header import MAX_TENSORS, Header, TensorEntry, make_header
 from tvc.models.weights import INDEX, SINGLE
 from tvc_store.buffers import Buffer, flat_view
 from tvc_store.dtypes import TensorSpec
 from tvc_store.durable import sync_folder, write_durably, write_errors
+from tvc_store.ids import ObjectId, TensorHasher
+from tvc_store.publishing import start_writing_back
 
-__all__ = ["BadSize", "ModelWriter", "Shard", "parse_size", "plan_shards"]
+__all__ = ["BadSize", "ModelWriter", "Shard", "parse_size", "plan_shards", "shard_header"]
 
 _UNITS: Final = {
     "": 1,
@@ -40,6 +43,9 @@ _UNITS: Final = {
 _SIZE: Final = re.compile(r"(?P<number>\d{1,15}(?:\.\d{1,9})?) ?(?P<unit>[A-Za-z]{0,3})", re.ASCII)
 _MAX_SHARDS: Final = 99_999  # five digits in the names
 _CANNOT_RESERVE: Final = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+_COPIED: Final = 8 << 20  # bytes copied at a time, before they are read back
+_WORTH_TELLING: Final = 1 << 20  # bytes from which on the disk is told to begin
+_HASHED: Final = 1 << 20  # bytes read back at a time: a cache's size
 
 
 class BadSize(InputError):
@@ -108,37 +114,42 @@ def plan_shards(specs: Mapping[str, TensorSpec], *, shard_size: int) -> list[Sha
 
 
 class ModelWriter:
-    """Writes the shards of one model into a folder; a context manager.
+    """Writes the shards of one model into a folder.
 
     Args:
-        folder: An existing folder that has none of the files yet.
-        shards: What `plan_shards` returned for `specs`.
-        specs: Tensor name → type and shape.
+        folder: Where; it exists.
+        shards: What `plan_shards` returned.
+        specs: Tensor name → type and shape, of exactly the tensors in the shards.
+        present: Names of shards that are in the folder already, whole.
 
     Raises:
-        WriteFailed: The files cannot be made, or there is no room for them.
-        TvcError: A name cannot be written, see `make_header`.
+        WriteFailed: The system refused; there may be no room for all of it.
+        BadTensorName: A tensor's name is unsafe.
+        UnsupportedFile: A shard's header would be larger than tvc reads.
     """
 
     def __init__(
-        self, folder: Path, shards: Sequence[Shard], specs: Mapping[str, TensorSpec]
+        self,
+        folder: Path,
+        shards: Sequence[Shard],
+        specs: Mapping[str, TensorSpec],
+        *,
+        present: Collection[str] = (),
     ) -> None:
         self._folder = folder
-        self._files: dict[str, int] = {}
+        self._files = [shard.file for shard in shards]
         self._entries: dict[str, TensorEntry] = {}
-        self._begun: set[str] = set()
-        self._done: set[str] = set()
-        self._lock = threading.Lock()
-        headers = {
-            shard.file: make_header({name: specs[name] for name in shard.names}, file=shard.file)
-            for shard in shards
-        }
+        self._written: dict[str, int] = {}
+        headers = {shard.file: shard_header(shard, specs) for shard in shards}
         for header in headers.values():
             self._entries |= {entry.name: entry for entry in header.entries}
         if self._entries.keys() != specs.keys():
             raise ValueError("the shards do not hold exactly the tensors of the specs")
         for shard in shards:
-            self._create(shard, headers[shard.file])
+            if shard.file in present:
+                self._written |= {name: specs[name].nbytes for name in shard.names}
+            else:
+                self._create(shard, headers[shard.file])
 
     def write(self, name: str, data: Buffer) -> None:
         """Write a tensor's bytes; each tensor once.
@@ -150,18 +161,59 @@ class ModelWriter:
         Raises:
             WriteFailed: The system refused.
         """
+        nbytes, given = self._entries[name].spec.nbytes, len(flat_view(data))
+        if given != nbytes:
+            raise ValueError(f"{name} has {nbytes} bytes, {given} were given")
+        self.write_at(name, 0, data)
+
+    def write_at(self, name: str, start: int, data: Buffer) -> None:
+        """Write the next of a tensor's bytes; one thread a tensor, each byte once.
+
+        Args:
+            name: The tensor's name.
+            start: The first of them: the number that was written before.
+            data: As for `write`.
+
+        Raises:
+            WriteFailed: The system refused.
+        """
+        entry, view = self._entries[name], flat_view(data)
+        self._count(name, start, len(view))
+        with self._opened(entry.file, os.O_WRONLY) as fd:
+            _write_at(fd, view, entry.offset + start)
+            if len(view) >= _WORTH_TELLING:
+                start_writing_back(fd, entry.offset + start, len(view))
+
+    def copy(self, name: str, source: int, offset: int) -> ObjectId | None:
+        """Let the system copy a tensor from another file, sharing blocks where it can.
+
+        Args:
+            name: The tensor's name; nothing of it was written.
+            source: The file, open for reading.
+            offset: The tensor's first byte in it.
+
+        Returns:
+            The id of what is now there, read back; None where the file cannot be read so far. What
+            it should not be is undone by `discard`.
+
+        Raises:
+            WriteFailed: The system refused.
+        """
         entry = self._entries[name]
-        view = flat_view(data)
-        if len(view) != entry.spec.nbytes:
-            raise ValueError(f"{name} has {entry.spec.nbytes} bytes, {len(view)} were given")
-        with self._lock:
-            if name in self._begun:
-                raise ValueError(f"{name} was written twice")
-            self._begun.add(name)
-        with self._opened(entry.file) as fd:
-            _write_at(fd, view, entry.offset)
-        with self._lock:
-            self._done.add(name)
+        self._count(name, 0, entry.spec.nbytes)
+        hasher = TensorHasher(entry.spec)
+        with self._opened(entry.file, os.O_RDWR) as fd:
+            for start in range(0, entry.spec.nbytes, _COPIED):
+                size = min(_COPIED, entry.spec.nbytes - start)
+                if not copy_range(source, offset + start, fd, entry.offset + start, size):
+                    return None
+                _hash_range(hasher, fd, entry.offset + start, size)
+                start_writing_back(fd, entry.offset + start, size)
+        return hasher.finish()
+
+    def discard(self, name: str) -> None:
+        """Forget what was written of a tensor, so that it is written again."""
+        self._written.pop(name, None)
 
     def finish(self) -> tuple[str, ...]:
         """Check that all is written, write the index where there are several shards, and flush.
@@ -172,11 +224,15 @@ class ModelWriter:
         Raises:
             WriteFailed: The system refused.
         """
-        missing = sorted(self._entries.keys() - self._done)
+        missing = sorted(
+            name
+            for name, entry in self._entries.items()
+            if self._written.get(name, 0) != entry.spec.nbytes
+        )
         if missing:
             raise ValueError(f"{len(missing)} tensors were not written, the first is {missing[0]}")
         for file in self._files:
-            with self._opened(file) as fd:
+            with self._opened(file, os.O_RDONLY) as fd:
                 os.fsync(fd)
         with write_errors(self._folder):
             if len(self._files) > 1:
@@ -184,25 +240,33 @@ class ModelWriter:
             sync_folder(self._folder)
         return (*self._files, *((INDEX,) if len(self._files) > 1 else ()))
 
+    def _count(self, name: str, start: int, size: int) -> None:
+        # One thread a tensor, and a dictionary's items are set in one step: no lock is needed.
+        written, nbytes = self._written.get(name, 0), self._entries[name].spec.nbytes
+        if start != written or start + size > nbytes:
+            raise ValueError(
+                f"{name} was written twice, or in the wrong order: {size} bytes at {start} "
+                f"of {nbytes}, after {written}"
+            )
+        self._written[name] = start + size
+
     def _create(self, shard: Shard, header: Header) -> None:
         path = self._folder / shard.file
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        size = len(header.raw) + shard.nbytes
         with write_errors(path):
             fd = os.open(path, flags, 0o644)
             try:
-                _reserve(fd, size)
+                _reserve(fd, len(header.raw) + shard.nbytes)
                 _write_at(fd, memoryview(header.raw), 0)
             finally:
                 os.close(fd)
-        self._files[shard.file] = size
 
     @contextmanager
-    def _opened(self, file: str) -> Generator[int]:
+    def _opened(self, file: str, flags: int) -> Generator[int]:
         # Opened for each write: a few microseconds, against a descriptor held for every shard.
         path = self._folder / file
         with write_errors(path):
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 yield fd
             finally:
@@ -213,6 +277,16 @@ class ModelWriter:
         weight_map = {name: entry.file for name, entry in sorted(self._entries.items())}
         body = {"metadata": {"total_size": total}, "weight_map": weight_map}
         return json.dumps(body, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def shard_header(shard: Shard, specs: Mapping[str, TensorSpec]) -> Header:
+    """Return the header of a shard; its bytes follow from the tensors' names and types alone.
+
+    Raises:
+        BadTensorName: A tensor's name is unsafe.
+        UnsupportedFile: It would be larger than tvc reads.
+    """
+    return make_header({name: specs[name] for name in shard.names}, file=shard.file)
 
 
 def _shard(file: str, names: Sequence[str], specs: Mapping[str, TensorSpec]) -> Shard:
@@ -234,3 +308,12 @@ def _write_at(fd: int, view: memoryview, offset: int) -> None:
     done = 0
     while done < len(view):
         done += os.pwrite(fd, view[done:], offset + done)
+
+
+def _hash_range(hasher: TensorHasher, fd: int, offset: int, size: int) -> None:
+    buffer = memoryview(bytearray(min(_HASHED, size)))
+    while size:
+        count = os.preadv(fd, [buffer[:size]], offset)
+        assert count, "a file that was just written ends too soon"
+        hasher.update(buffer[:count])
+        offset, size = offset + count, size - count

@@ -70,6 +70,7 @@ def checkout(
             "recipe": format_recipe(state.recipe),
             "recipe_id": recipe_id(planned.normal),
             "tensors": written.tensors,
+            "kept": written.kept,
             "bytes": written.nbytes,
             "verified": verify,
         }
@@ -79,6 +80,8 @@ def checkout(
         f"wrote {output or target}: {written.tensors} tensors, {format_bytes(written.nbytes)}"
         f"{', verified' if verify else ''}"
     )
+    if written.kept:
+        session.say(f"  kept from what was there: {written.kept} of {written.tensors} tensors")
     if written.code:
         names = ", ".join(map(printable, written.code))
         session.say(f"  code was not written (--allow-code): {names}")
