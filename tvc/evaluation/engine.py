@@ -1,63 +1,39 @@
 """Runs a plan: reads tensors by content id, and computes those that are not there as they are.
 
-One tensor is computed by one thread, and tensors beside each other: a sum inside a tensor is then
-always made in the same order, so that the number of threads does not change a bit of the result.
-Not here: files, git, names of vectors, and where tensors come from or go to.
+Everything goes window by window, so that a tensor may be larger than the memory. One tensor is
+computed by one thread, and tensors beside each other: a sum inside a tensor is then always made in
+the same order, so that the number of threads does not change a bit of the result. Torch is loaded
+with the first merge, not before. Not here: files, git, names of vectors, and where tensors come
+from or go to.
 """
 
+import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from fractions import Fraction
-from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from tvc.domain.plan import (
-    Action,
-    Combine,
-    Delta,
-    Difference,
-    LowRank,
-    Merged,
-    Plan,
-    Scaled,
-)
+from tvc.domain.plan import Action, Combine, Merged, Plan, leaves
 from tvc.domain.snapshot import TensorRef
-from tvc.domain.vector import Factors
-from tvc.evaluation.draws import draw_uniforms
-from tvc.evaluation.numbers import compute_dtype, from_stored, grow, to_stored
-from tvc.merging.method import Method, Pass, Statistics
-from tvc.merging.options import OptionValue
-from tvc.merging.registry import find_method
+from tvc.evaluation.leaves import KEPT_BYTES, Source, WrongSpec, check_spec
+from tvc.evaluation.tensors import ComputedTensor, merges_of
+from tvc.merging.installed import merge_runner
+from tvc.merging.kernels import Floats
 from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
-from tvc_store.errors import IntegrityError
-from tvc_store.ids import ObjectId
 
-__all__ = ["Evaluator", "Reader", "WrongSpec", "run_each"]
+if TYPE_CHECKING:
+    from tvc.merging.arrays import ArrayMerge, Found
+    from tvc.merging.method import Pass
+
+__all__ = ["Evaluator", "Source", "WrongSpec", "run_each"]
 
 Item = TypeVar("Item")
 
-Reader = Callable[[ObjectId], tuple[TensorSpec, ByteArray]]
-"""Returns a tensor by its content id, verified."""
-
-
-class WrongSpec(IntegrityError):
-    """A stored tensor has another type or shape than the list that names it says."""
-
-
-@contextmanager
-def _one_thread_each() -> Generator[None]:
-    """Make torch compute with one thread per caller while the context lasts."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+_FRAME: Final = 4 << 20
+_WORK: Final = 16 << 20
+"""Bytes that a worker holds besides tensors: windows, tables of counts, frames being decoded."""
 
 
 def run_each(work: Callable[[Item], None], items: Iterable[Item], *, workers: int) -> None:
@@ -66,7 +42,7 @@ def run_each(work: Callable[[Item], None], items: Iterable[Item], *, workers: in
     Raises:
         Exception: What `work` raised first; items not yet begun are left undone.
     """
-    with _one_thread_each(), ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         running: set[Future[None]] = set()
         try:
             for item in items:
@@ -84,26 +60,11 @@ def _raise_first(futures: Iterable[Future[None]]) -> None:
         future.result()
 
 
-class _Merge:
-    """A merge's method, its options, and the statistics of its whole vector."""
-
-    def __init__(self, merge: Merged) -> None:
-        self.method: Method = find_method(merge.method)
-        self.options: dict[str, OptionValue] = self.method.check_options(dict(merge.options))
-        self.method.check_members(len(merge.members), self.options)
-        self.weights = torch.tensor([float(member.weight) for member in merge.members]).double()
-        self.statistics: dict[str, Tensor] = {}
-
-    @property
-    def passes(self) -> tuple[type[Pass], ...]:
-        return self.method.passes_for(self.options)
-
-
 class Evaluator:
     """Computes the tensors of one plan.
 
     Args:
-        read: Where tensors come from.
+        source: Where tensors come from.
         plan: What is computed.
         workers: Tensors computed at a time.
 
@@ -111,20 +72,40 @@ class Evaluator:
         InputError: A merge names a method or an option that there is not.
     """
 
-    def __init__(self, read: Reader, plan: Plan, *, workers: int = 2) -> None:
-        self._read = read
+    def __init__(self, source: Source, plan: Plan, *, workers: int = 2) -> None:
+        self._source = source
         self._plan = plan
         self._workers = workers
-        self._merges = {
-            key: _Merge(next(iter(tensors.values())))
+        self._merges: dict[str, ArrayMerge] = {
+            key: _runner(next(iter(tensors.values())))
             for key, tensors in plan.merges.items()
             if tensors
         }
+        self._found: dict[str, Found] = {key: {} for key in self._merges}
 
     @property
     def passes(self) -> int:
-        """How many times merged tensors are read before they are computed."""
-        return sum(len(merge.passes) for merge in self._merges.values())
+        """How many passes are made over whole vectors before tensors are computed."""
+        return sum(len(merge.passes("vector")) for merge in self._merges.values())
+
+    @property
+    def tensor_passes(self) -> int:
+        """How many passes are made, at most, over a tensor before it is computed."""
+        merges = self._merges
+        return max(
+            (
+                sum(len(merges[each.key].passes("tensor")) for each in merges_of(action.terms))
+                for action in self._plan.actions.values()
+                if isinstance(action, Combine)
+            ),
+            default=0,
+        )
+
+    @property
+    def peak_bytes(self) -> int:
+        """About how much memory tensors take at most while they are computed."""
+        held = sorted(self._held(action) for action in self._plan.actions.values())
+        return sum(held[-self._workers :])
 
     def prepare(self, *, on_tensor: Callable[[int], None] = lambda _: None) -> None:
         """Take the statistics of whole vectors that merges need.
@@ -132,60 +113,60 @@ class Evaluator:
         Args:
             on_tensor: Called with the bytes of every tensor seen, for progress.
         """
-        for key, tensors in self._plan.merges.items():
-            if key in self._merges:
-                for kind in self._merges[key].passes:
-                    self._take(self._merges[key], kind, tensors, on_tensor)
+        for key, merge in self._merges.items():
+            for kind in merge.passes("vector"):
+                counting = merge.counting(kind, numel=self._plan.numel, earlier=self._found[key])
+                again = True
+                while again:
+                    self._observe(self._plan.merges[key], kind, counting)
+                    again = counting.more()
+                for merged in self._plan.merges[key].values():
+                    on_tensor(merged.spec.nbytes)
+                self._found[key][kind.name] = counting.result()
 
-    def _take(
-        self,
-        merge: _Merge,
-        kind: type[Pass],
-        tensors: Mapping[str, Merged],
-        on_tensor: Callable[[int], None],
-    ) -> None:
-        counting = kind(
-            members=len(merge.weights),
-            numel=self._plan.numel,
-            options=merge.options,
-            earlier=dict(merge.statistics),
-        )
+    def _observe(self, tensors: Mapping[str, Merged], kind: "type[Pass]", counting: "Pass") -> None:
+        """Show a pass over a vector all its tensors once."""
+        lock = threading.Lock()
 
         def observe(name: str) -> None:
-            spec = tensors[name].spec
-            counting.observe(self._deltas(name, tensors[name], spec), weights=merge.weights)
-            on_tensor(spec.nbytes)
+            part = counting.part()
+            self._computed(name).observe(tensors[name], kind, part)
+            with lock:
+                counting.add(part)
 
         run_each(observe, tensors, workers=self._workers)
-        merge.statistics[kind.name] = counting.result()
-
-    def run(
-        self,
-        consume: Callable[[str, TensorSpec, ByteArray], None],
-        names: Iterable[str] | None = None,
-    ) -> None:
-        """Compute tensors and hand each to `consume`, from several threads.
-
-        Args:
-            consume: Takes a tensor's name, type and shape, and bytes.
-            names: Which; all of the plan where None.
-        """
-
-        def work(name: str) -> None:
-            consume(name, *self.tensor(name))
-
-        run_each(work, self._plan.actions if names is None else names, workers=self._workers)
 
     def known(self, name: str) -> TensorRef | None:
         """Return what a tensor is where no arithmetic is needed to tell, otherwise None."""
         action = self._plan.actions[name]
         return None if isinstance(action, Combine) else action.tensor
 
+    def blocks(self, name: str) -> Generator[ByteArray]:
+        """Yield the bytes of a tensor in order, each piece overwritten by the next.
+
+        Raises:
+            IntegrityError: After the last piece, where something that was read is damaged.
+        """
+        action = self._plan.actions[name]
+        if isinstance(action, Combine):
+            yield from self._computed(name).blocks(action)
+            return
+        check_spec(self._source, action.tensor)
+        for (frame,) in self._source.stream_tensors([action.tensor.id]):
+            yield frame
+
     def tensor(self, name: str) -> tuple[TensorSpec, ByteArray]:
         """Return one tensor of the plan: its type and shape, and its bytes."""
-        return self._evaluate(name, self._plan.actions[name])
+        action = self._plan.actions[name]
+        spec = action.spec if isinstance(action, Combine) else action.tensor.spec
+        whole = np.empty(spec.nbytes, np.uint8)
+        done = 0
+        for block in self.blocks(name):
+            whole[done : done + block.size] = block
+            done += block.size
+        return spec, whole
 
-    def difference(self, name: str) -> Tensor:
+    def difference(self, name: str) -> Floats:
         """Return the sum of a combined tensor's terms, without the base.
 
         Args:
@@ -196,90 +177,27 @@ class Evaluator:
         """
         action = self._plan.actions[name]
         assert isinstance(action, Combine), "differences are asked of plan_difference's plans"
-        return self._sum(name, action.terms, action.spec)
+        return self._computed(name).difference(action)
 
-    def _evaluate(self, name: str, action: Action) -> tuple[TensorSpec, ByteArray]:
+    def _computed(self, name: str) -> ComputedTensor:
+        return ComputedTensor(self._source, name, self._merges, self._found)
+
+    def _held(self, action: Action) -> int:
+        """Return about how many bytes computing a tensor holds."""
         if not isinstance(action, Combine):
-            return action.tensor.spec, self._load(action.tensor)
-        total = self._sum(name, action.terms, action.spec)
-        total.add_(self._stored(action.base, action.spec))
-        return action.spec, to_stored(total, action.spec)
-
-    def _load(self, ref: TensorRef) -> ByteArray:
-        """Return a stored tensor's bytes, once it is what the list of tensors says."""
-        spec, data = self._read(ref.id)
-        if spec != ref.spec:
-            raise WrongSpec(
-                f"object {ref.id} is {spec.dtype} {list(spec.shape)}, but the list of tensors "
-                f"says {ref.spec.dtype} {list(ref.spec.shape)}",
-                hint="`tvc fsck` says which vectors have that list",
-            )
-        return data
-
-    def _stored(self, ref: TensorRef, spec: TensorSpec) -> Tensor:
-        """Return a stored tensor as numbers, in the type and with the rows of `spec`."""
-        numbers = from_stored(ref.spec, self._load(ref), compute_dtype(spec))
-        return grow(numbers, spec.shape)
-
-    def _sum(self, name: str, terms: tuple[Scaled, ...], spec: TensorSpec) -> Tensor:
-        total = torch.zeros(spec.shape, dtype=compute_dtype(spec))
-        for term in terms:
-            delta = self._delta(name, term.delta, spec)
-            # Multiplied and added in two steps: a fused one rounds differently in the scalar tail.
-            total.add_(_scaled(delta, term.coefficient))
-        return total
-
-    def _delta(self, name: str, delta: Delta, spec: TensorSpec) -> Tensor:
-        match delta:
-            case Difference(tuned, parent):
-                before_spec, before = self._evaluate(name, parent)
-                numbers = from_stored(before_spec, before, compute_dtype(spec))
-                return self._stored(tuned, spec).sub_(grow(numbers, spec.shape))
-            case LowRank(factors):
-                return self._product(factors, spec)
-            case Merged():
-                return self._merge(name, delta, spec)
-
-    def _product(self, factors: Factors, spec: TensorSpec) -> Tensor:
-        """Return `scale * up @ down`, summed in float64 and rounded once."""
-        up, down = (
-            from_stored(ref.spec, self._load(ref), torch.float64)
-            for ref in (factors.up, factors.down)
-        )
-        product = (up @ down).mul_(float(factors.scale))
-        shaped = product.T if factors.transposed else product
-        return grow(shaped.to(compute_dtype(spec)).contiguous(), spec.shape)
-
-    def _deltas(self, name: str, merged: Merged, spec: TensorSpec) -> Tensor:
-        """Return the members' differences as the method takes them, (k, *shape)."""
-        wants_weights = "weights" in self._merges[merged.key].method.wants
-        deltas = torch.empty((len(merged.members), *spec.shape), dtype=compute_dtype(spec))
-        for index, member in enumerate(merged.members):
-            total = self._sum(name, member.terms, spec)
-            deltas[index] = total if wants_weights else _scaled(total, member.weight)
-        return deltas
-
-    def _merge(self, name: str, merged: Merged, spec: TensorSpec) -> Tensor:
-        merge = self._merges[merged.key]
-        supplies: dict[str, Callable[[], Tensor | Statistics]] = {
-            "weights": lambda: merge.weights,
-            "statistics": lambda: merge.statistics,
-            "base": partial(self._stored, merged.base, spec),
-            "uniforms": partial(_uniforms, name, merged, merge.options, spec),
-        }
-        deltas = self._deltas(name, merged, spec)
-        wanted = {want: supplies[want]() for want in sorted(merge.method.wants)}
-        return merge.method.merge(deltas, options=merge.options, **wanted)
+            return 3 * _FRAME
+        merges = [self._merges[each.key] for each in merges_of(action.terms)]
+        refs = {ref.id: ref.spec.nbytes for ref in leaves(action)}
+        kept = sum(refs.values())
+        if any(merge.unit == "tensor" for merge in merges):
+            members = max(len(each.members) for each in merges_of(action.terms))
+            wide = 8 if action.spec.dtype == "F64" else 4
+            return kept + action.spec.numel * wide * (4 + 2 * members)
+        if kept <= KEPT_BYTES and any(merge.passes("tensor") for merge in merges):
+            return kept + _WORK
+        return min(kept, 2 * len(refs) * _FRAME) + _WORK
 
 
-def _scaled(delta: Tensor, coefficient: Fraction) -> Tensor:
-    return delta if coefficient == 1 else delta * float(coefficient)
-
-
-def _uniforms(
-    name: str, merged: Merged, options: Mapping[str, OptionValue], spec: TensorSpec
-) -> Tensor:
-    seed = options["seed"]
-    assert isinstance(seed, int)
-    members = [member.key for member in merged.members]
-    return draw_uniforms(seed=seed, tensor=name, members=members, shape=spec.shape)
+def _runner(merged: Merged) -> "ArrayMerge":
+    weights = [float(member.weight) for member in merged.members]
+    return merge_runner()(merged.method, dict(merged.options), weights)

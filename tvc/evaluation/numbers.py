@@ -1,83 +1,145 @@
 """Bytes ↔ numbers: stored element types to the type that arithmetic is done in, and back, once.
 
 Sums are made in float32, for float64 models in float64, and rounded to the stored type to nearest,
-ties to even. Integers have no place here: the plan refuses to combine them.
+ties to even; NaN becomes the canonical one. Integers have no place here: the plan refuses to
+combine them. Torch is not imported: the formats of 8 bits are written out here.
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
+from tvc.merging import kernels
+from tvc.merging.kernels import Floats
 from tvc_store.arrays import ByteArray
-from tvc_store.dtypes import TensorSpec
+from tvc_store.dtypes import ITEMSIZE, TensorSpec
 
-__all__ = ["compute_dtype", "from_stored", "grow", "to_stored", "wide_dtype"]
+__all__ = ["compute_dtype", "from_numbers", "to_numbers", "wide_dtype"]
 
-_TORCH: Final = {
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
+
+@dataclass(frozen=True, slots=True)
+class _Small:
+    """A floating type of 8 bits.
+
+    Args:
+        mantissa: Bits of the mantissa.
+        bias: Of the exponent.
+        greatest: Pattern of what is too large: infinity, or the largest number.
+        infinite: Whether that is infinity.
+    """
+
+    mantissa: int
+    bias: int
+    greatest: int
+    infinite: bool
+
+    def values(self) -> npt.NDArray[np.float32]:
+        """Return the number of every pattern, float32 (256,)."""
+        codes = np.arange(256)
+        exponent = (codes & 0x7F) >> self.mantissa
+        fraction = codes & ((1 << self.mantissa) - 1)
+        whole = np.where(exponent == 0, fraction, fraction + (1 << self.mantissa))
+        scale = np.maximum(exponent, 1) - self.bias - self.mantissa
+        values = np.ldexp(whole.astype(np.float64), scale)
+        values[(codes & 0x7F) > self.greatest] = np.nan
+        if self.infinite:
+            values[(codes & 0x7F) == self.greatest] = np.inf
+        return np.where(codes & 0x80, -values, values).astype(np.float32)
+
+    def patterns(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """Return the patterns of numbers rounded to nearest, ties to even."""
+        bits = values.view(np.uint32)
+        nan = np.isnan(values)
+        rest = np.where(nan, np.uint32(0), bits & np.uint32(0x7FFFFFFF))
+        drop = 23 - self.mantissa
+        # Adding this number leaves the rounded multiples of the smallest one in the low bits.
+        magic = np.uint32((127 - self.bias + drop + 1) << 23)
+        tiny = (rest.view(np.float32) + magic.view(np.float32)).view(np.uint32) - magic
+        odd = (rest >> np.uint32(drop)) & np.uint32(1)
+        half = np.uint32((1 << (drop - 1)) - 1)
+        normal = (rest - np.uint32((127 - self.bias) << 23) + half + odd) >> np.uint32(drop)
+        least = np.uint32((127 - self.bias + 1) << 23)
+        found = np.minimum(np.where(rest < least, tiny, normal), np.uint32(self.greatest))
+        signed = found | (bits >> np.uint32(24)) & np.uint32(0x80)
+        return np.where(nan, np.uint32(_NAN), signed).astype(np.uint8)
+
+
+_NAN: Final = 0x7F
+_SMALL: Final = {
+    # It has no infinities: what is too large becomes the largest number, as in torch.
+    "F8_E4M3": _Small(mantissa=3, bias=7, greatest=0x7E, infinite=False),
+    "F8_E5M2": _Small(mantissa=2, bias=15, greatest=0x7C, infinite=True),
 }
+_VALUES: Final = {name: small.values() for name, small in _SMALL.items()}
 
 
-def compute_dtype(spec: TensorSpec) -> torch.dtype:
+def compute_dtype(spec: TensorSpec) -> type[np.floating]:
     """Return the type in which a tensor of this stored type is computed."""
-    return torch.float64 if spec.dtype == "F64" else torch.float32
+    return np.float64 if spec.dtype == "F64" else np.float32
 
 
-def wide_dtype(one: TensorSpec, other: TensorSpec) -> torch.dtype:
+def wide_dtype(one: TensorSpec, other: TensorSpec) -> type[np.floating]:
     """Return the type in which a tensor is cast from one stored type to another, rounded once."""
-    return torch.float64 if "F64" in (one.dtype, other.dtype) else torch.float32
+    return np.float64 if "F64" in (one.dtype, other.dtype) else np.float32
 
 
-def from_stored(spec: TensorSpec, data: ByteArray, dtype: torch.dtype) -> Tensor:
+def to_numbers(data: ByteArray, dtype: str, wide: type[np.floating]) -> Floats:
     """Return stored bytes as numbers.
 
     Args:
-        spec: Stored type and shape.
-        data: uint8, (nbytes,), little-endian; not changed.
-        dtype: float32 or float64.
+        data: uint8 (n * itemsize,), little-endian; not changed.
+        dtype: Stored type, a floating one.
+        wide: float32 or float64; float32 only for types that it holds exactly.
 
     Returns:
-        A new tensor of `spec.shape` and `dtype`, the caller's to write to.
+        (n,) of type `wide`, the caller's own.
     """
-    if not spec.nbytes:
-        return torch.zeros(spec.shape, dtype=dtype)
-    raw = torch.from_numpy(np.require(data, requirements="W"))  # pyright: ignore[reportUnknownMemberType]  # torch's stub is partial
-    numbers = raw.view(_TORCH[spec.dtype]).reshape(spec.shape)
-    return numbers.to(dtype, copy=True)
+    if dtype == "F64":
+        return data.view("<f8").astype(wide)
+    numbers = np.empty(data.size // ITEMSIZE[dtype], np.float32)
+    if dtype in _VALUES:
+        np.take(_VALUES[dtype], data, out=numbers)
+    else:
+        kernels.widen(data, dtype, numbers)
+    with np.errstate(invalid="ignore"):  # of signalling NaNs
+        return numbers.astype(wide, copy=False)
 
 
-def to_stored(numbers: Tensor, spec: TensorSpec) -> ByteArray:
-    """Round numbers once to the stored type and return their bytes.
+def from_numbers(values: Floats, dtype: str) -> ByteArray:
+    """Round numbers once to a stored type and return their bytes.
 
     Args:
-        numbers: `spec.shape`, float32 or float64.
-        spec: Stored type and shape.
+        values: (n,), float32 or float64.
+        dtype: Stored type, a floating one.
 
     Returns:
-        uint8, (nbytes,), little-endian.
+        uint8 (n * itemsize,), little-endian.
     """
-    if not spec.nbytes:
-        return np.empty(0, np.uint8)
-    stored = numbers.to(_TORCH[spec.dtype]).reshape(-1).contiguous()
-    return stored.view(torch.uint8).numpy()
+    if dtype == "F64":
+        wide = values.astype("<f8")
+        wide[np.isnan(wide)] = np.nan
+        return wide.view(np.uint8)
+    single = values if values.dtype == np.float32 else _sticky(values, exact=dtype == "F32")
+    if dtype in _SMALL:
+        return _SMALL[dtype].patterns(single)
+    out = np.empty(values.size * ITEMSIZE[dtype], np.uint8)
+    kernels.narrow(single, dtype, out)
+    return out
 
 
-def grow(numbers: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return a tensor with zero rows appended until it has `shape`; a vocabulary that grew.
+def _sticky(values: Floats, *, exact: bool) -> npt.NDArray[np.float32]:
+    """Return float64 numbers as float32; unless exact, rounded to odd.
 
-    Args:
-        numbers: (rows, *rest).
-        shape: (at least rows, *rest).
+    The next rounding, to a narrower type, is then as if it had been the only one.
     """
-    if tuple(numbers.shape) == shape:
-        return numbers
-    grown = numbers.new_zeros(shape)
-    grown[: numbers.shape[0]] = numbers
-    return grown
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        single = values.astype(np.float32)
+        if exact:
+            return single
+        bits = single.view(np.uint32)
+        # An infinity made by rounding is one step too far as well: the largest number is odd.
+        bits -= (np.abs(single) > np.abs(values)).astype(np.uint32)
+        bits |= (single != values) & ~np.isnan(values)
+    return single

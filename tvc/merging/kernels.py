@@ -36,6 +36,7 @@ __all__ = [
     "elect",
     "level",
     "levels",
+    "low_rank",
     "narrow",
     "patterns",
     "subtract",
@@ -186,6 +187,30 @@ def add_scaled(total: Floats, part: Floats, factor: float) -> None:
         return
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         total += part if factor == 1 else part * total.dtype.type(factor)
+
+
+def low_rank(
+    up: npt.NDArray[np.float64], down: npt.NDArray[np.float64], scale: float
+) -> npt.NDArray[np.float64]:
+    """Return `scale * (up @ down)`, every element summed over the rank in order.
+
+    Args:
+        up: float64 (rows, rank), contiguous, rank at least 1.
+        down: float64 (rank, columns), contiguous.
+        scale: By which each sum is multiplied.
+
+    Returns:
+        float64 (rows, columns).
+    """
+    out = np.zeros((up.shape[0], down.shape[1]))
+    if loops := _loops():
+        loops.product(out, up, down, up.shape[1], scale)
+        return out
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        for column, row in zip(up.T, down, strict=True):
+            out += column[:, None] * row
+        out *= scale
+    return out
 
 
 def dot(left: Floats, right: Floats, total: float = 0.0) -> float:

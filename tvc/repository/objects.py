@@ -4,7 +4,7 @@ Apart from the rest of the repository, so that commands which need no weights lo
 cannot be read is reported with the vectors and tensors that need it.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -53,6 +53,27 @@ class Objects:
             UnreadableObject: It is damaged or missing; names the tensors and vectors.
         """
         return self._explained(identity, self.store.read_tensor)
+
+    def tensor_spec(self, identity: ObjectId) -> TensorSpec:
+        """Return a tensor's type and shape.
+
+        Raises:
+            UnreadableObject: It is damaged or missing; names the tensors and vectors.
+        """
+        return self._explained(identity, self.store.tensor_spec)
+
+    def stream_tensors(self, ids: Sequence[ObjectId]) -> Generator[list[ByteArray]]:
+        """Yield the frames of tensors in step; they are verified after the last.
+
+        Raises:
+            UnreadableObject: One is damaged or missing; names the tensors and vectors.
+        """
+        try:
+            yield from self.store.stream_tensors(ids)
+        except (IntegrityError, Missing):
+            for identity in ids:  # finds which of them it is
+                self.read_tensor(identity)
+            raise
 
     def read_blob(self, identity: ObjectId) -> bytes:
         """Return a blob, verified.

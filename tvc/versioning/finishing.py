@@ -47,7 +47,7 @@ def check_evaluable(objects: Objects, state: State) -> None:
     """
     planned = plan(state.normal, objects.library)
     plan_files(state.normal, objects.library)
-    Evaluator(objects.read_tensor, planned)
+    Evaluator(objects, planned)
 
 
 def commit_state(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
+import numpy as np
+
 from tvc.domain.errors import InputError
 from tvc.domain.names import nearest, printable
 from tvc.domain.parts import kind_of, layer_of, natural_key
@@ -18,7 +20,7 @@ from tvc.domain.recipe import Recipe, Sum, Term, VectorName, difference
 from tvc.domain.snapshot import TensorRef
 from tvc.domain.vector import VectorRecord
 from tvc.evaluation.engine import Evaluator, run_each
-from tvc.merging.reductions import dot
+from tvc.merging.kernels import dot
 from tvc.repository.gateway import GitFailed
 from tvc.repository.objects import Objects
 from tvc.repository.repository import Repository
@@ -102,7 +104,7 @@ def inspect_vector(
     library = objects.library
     alone = Recipe(record.parent.base, (Term(Fraction(1), VectorName(record.id)),))
     planned = plan_difference(alone, library)
-    evaluator = Evaluator(objects.read_tensor, planned, workers=workers)
+    evaluator = Evaluator(objects, planned, workers=workers)
     evaluator.prepare()
     specs = planned.specs()
     base = library.snapshot(record.parent.base).tensors
@@ -110,9 +112,9 @@ def inspect_vector(
     on_bytes = on_plan(sum(spec.nbytes for spec in specs.values()))
 
     def measure(name: str) -> None:
-        delta = evaluator.difference(name)
-        largest = float(delta.abs().max()) if delta.numel() else 0.0
-        found[name] = Part(delta.numel(), int(delta.count_nonzero()), dot(delta, delta), largest)
+        delta = evaluator.difference(name).reshape(-1)
+        largest = float(np.abs(delta).max()) if delta.size else 0.0
+        found[name] = Part(delta.size, int(np.count_nonzero(delta)), dot(delta, delta), largest)
         on_bytes(specs[name].nbytes)
 
     run_each(measure, specs, workers=workers)

@@ -11,7 +11,6 @@ from tvc.domain.plan import Plan
 from tvc.domain.planning import plan_difference
 from tvc.domain.recipe import Recipe, Sum
 from tvc.evaluation.engine import Evaluator, run_each
-from tvc.evaluation.numbers import grow
 from tvc.merging.interference import Interference, by_group, combined, measure
 from tvc.repository.objects import Objects
 
@@ -53,7 +52,7 @@ def measure_interference(
         on_plan: Called with the bytes to be compared; returns the function told of progress.
     """
     plans = [plan_difference(Recipe(base, terms), objects.library) for _, terms in differences]
-    evaluators = [Evaluator(objects.read_tensor, each, workers=workers) for each in plans]
+    evaluators = [Evaluator(objects, each, workers=workers) for each in plans]
     names = sorted({name for each in plans for name in each.actions}, key=natural_key)
     if not names:
         return None
@@ -69,7 +68,9 @@ def measure_interference(
         for index, each in enumerate(plans):
             if name in each.actions:
                 # A vocabulary that grew in one difference only has no rows in the others.
-                stacked[index] = grow(evaluators[index].difference(name).float(), shapes[name])
+                delta = torch.from_numpy(evaluators[index].difference(name))  # pyright: ignore[reportUnknownMemberType]  # torch's stub is partial
+                rows = slice(delta.shape[0]) if delta.dim() else ...
+                stacked[index][rows] = delta
         found[name] = measure(stacked, density=density)
         on_bytes(sizes[name])
 

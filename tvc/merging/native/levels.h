@@ -24,6 +24,7 @@ struct loops {
     void (*add_scaled)(float *, const float *, size_t, float);
     void (*add)(float *, const float *, size_t);
     void (*elect)(float *, const float *const *, size_t, const struct election *);
+    void (*product)(double *, const double *, const double *, size_t, size_t, size_t, double);
     double (*dot)(const float *, const float *, size_t, double);
     void (*count_high)(int64_t *, uint32_t *, const float *, size_t);
     size_t (*collect)(uint32_t *, size_t, const float *, size_t, uint32_t, uint32_t, size_t *);

@@ -5,11 +5,11 @@
 #include <math.h>
 #include <string.h>
 
-#define TABLE(level, label)                                                              \
-    static const struct loops loops_##level = {                                          \
-        label,          widen_##level, narrow_##level,     subtract_##level,             \
-        add_scaled_##level, add_##level, elect_##level,    dot_##level,                  \
-        count_high_##level, collect_##level,                                             \
+#define TABLE(level, label)                                                      \
+    static const struct loops loops_##level = {                                  \
+        label,           widen_##level, narrow_##level, subtract_##level,        \
+        add_scaled_##level, add_##level, elect_##level, product_##level,         \
+        dot_##level,     count_high_##level, collect_##level,                    \
     };
 
 #define LEVEL(name) name##_plain

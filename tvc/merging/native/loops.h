@@ -199,6 +199,32 @@ static TARGET void LEVEL(elect)(float *restrict out, const float *const *members
     }
 }
 
+/* out (rows, columns) = up (rows, rank) times down (rank, columns), times a scale: every element is
+ * summed over the rank in order. */
+static TARGET void LEVEL(product)(double *restrict out, const double *restrict up,
+                                  const double *restrict down, size_t rows, size_t rank,
+                                  size_t columns, double scale)
+{
+    for (size_t row = 0; row < rows; row++) {
+        for (size_t start = 0; start < columns; start += TILE) {
+            size_t n = columns - start < TILE ? columns - start : TILE;
+            double *restrict to = out + row * columns + start;
+            for (size_t i = 0; i < n; i++)
+                to[i] = 0.0;
+            for (size_t k = 0; k < rank; k++) {
+                double factor = up[row * rank + k];
+                const double *restrict from = down + k * columns + start;
+                for (size_t i = 0; i < n; i++) {
+                    double part = factor * from[i];
+                    to[i] = to[i] + part;
+                }
+            }
+            for (size_t i = 0; i < n; i++)
+                to[i] = to[i] * scale;
+        }
+    }
+}
+
 /* Sum of products in pieces of PIECE elements, each over LANES running sums: the order is part of
  * the result, and the same for every width of vectors. */
 static TARGET double LEVEL(dot)(const float *left, const float *right, size_t n, double total)

@@ -151,6 +151,40 @@ static PyObject *py_add_scaled(PyObject *self, PyObject *args)
     return done;
 }
 
+/* product(out, up, down, rank, scale): float64 factors of a matrix, multiplied. */
+static PyObject *py_product(PyObject *self, PyObject *args)
+{
+    (void)self;
+    PyObject *out_object, *up_object, *down_object;
+    Py_ssize_t rank;
+    double scale;
+    Py_buffer out, up, down;
+    if (!PyArg_ParseTuple(args, "OOOnd", &out_object, &up_object, &down_object, &rank, &scale))
+        return NULL;
+    if (rank < 1 || rank > PY_SSIZE_T_MAX / 8)
+        return PyErr_Format(PyExc_ValueError, "a product of rank %zd", rank);
+    if (!take(up_object, &up, 0, -1))
+        return NULL;
+    PyObject *done = NULL;
+    if (take(down_object, &down, 0, -1)) {
+        Py_ssize_t rows = up.len / 8 / rank, columns = down.len / 8 / rank;
+        if (up.len != rows * rank * 8 || down.len != columns * rank * 8
+            || (rows && columns > PY_SSIZE_T_MAX / 8 / rows)) {
+            PyErr_SetString(PyExc_ValueError, "factors that do not have this rank");
+        } else if (take(out_object, &out, 1, rows * columns * 8)) {
+            Py_BEGIN_ALLOW_THREADS
+            active->product(out.buf, up.buf, down.buf, (size_t)rows, (size_t)rank,
+                            (size_t)columns, scale);
+            Py_END_ALLOW_THREADS
+            PyBuffer_Release(&out);
+            done = Py_NewRef(Py_None);
+        }
+        PyBuffer_Release(&down);
+    }
+    PyBuffer_Release(&up);
+    return done;
+}
+
 static PyObject *py_dot(PyObject *self, PyObject *args)
 {
     (void)self;
@@ -286,6 +320,7 @@ static PyMethodDef methods[] = {
     {"convert", py_convert, METH_VARARGS, "Widen stored numbers to float32, or narrow them."},
     {"subtract", py_subtract, METH_VARARGS, "Subtract stored numbers in float32."},
     {"add_scaled", py_add_scaled, METH_VARARGS, "Add a multiple to a float32 total."},
+    {"product", py_product, METH_VARARGS, "Multiply the factors of a matrix."},
     {"dot", py_dot, METH_VARARGS, "Add a sum of products to a float64 total."},
     {"count_high", py_count_high, METH_VARARGS, "Count magnitudes by high bits."},
     {"collect", py_collect, METH_VARARGS, "Collect magnitudes within bounds."},
