@@ -20,7 +20,7 @@ from pathlib import Path
 
 COUNTED = (
     *("write", "pwrite", "fsync", "replace", "rename", "link", "unlink", "mkdir", "rmdir"),
-    *("posix_fallocate", "ftruncate", "truncate", "utime"),
+    *("posix_fallocate", "ftruncate", "truncate", "utime", "copy_file_range"),
 )
 DIED = 137
 

@@ -38,6 +38,9 @@ STORY = (
     "checkout main -o ../out --force --verify",
     "revert HEAD",
     "checkout main -o ../out --force",
+    "checkout main -o ../out --force",  # all is kept
+    "checkout listen -o ../out --force",
+    "checkout hedge -o ../out --force",  # some of it is kept
     "undo",
     "tag v1",
     "switch -c one listen",

@@ -39,6 +39,7 @@ CASES = {
     "undo": (("merge --ties listen brief -m Both",), "undo"),
     "checkout": ((), "checkout listen -o ../out"),
     "checkout over another": (("checkout brief -o ../out",), "checkout listen -o ../out --force"),
+    "checkout of the same": (("checkout listen -o ../out",), "checkout listen -o ../out --force"),
     "gc": (("branch -d brief", "branch -d hedge"), "gc --grace 0"),
     "fsck": ((), "fsck --repair"),
 }

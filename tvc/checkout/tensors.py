@@ -21,7 +21,7 @@ from tvc.models.header import Header
 from tvc.models.writer import ModelWriter, Shard, shard_header
 from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import ITEMSIZE, TensorSpec
-from tvc_store.elements import elements_id, frame_slices
+from tvc_store.elements import elements_id
 from tvc_store.errors import IntegrityError
 from tvc_store.ids import ObjectId, TensorHasher
 from tvc_store.local import Store
@@ -184,15 +184,9 @@ class TensorWriting:
     def _blocks(self, name: str) -> Generator[ByteArray]:
         """Yield a tensor as it is written."""
         spec, target = self.specs[name], self.targets[name]
-        with closing(_evaluated(self.evaluator, name)) as blocks:
+        with closing(self.evaluator.blocks(name)) as blocks:
             for block in blocks:
                 yield block if spec == target else _cast(block, spec.dtype, target.dtype)
-
-
-def _evaluated(evaluator: Evaluator, name: str) -> Generator[ByteArray]:
-    _, data = evaluator.tensor(name)
-    for part in frame_slices(data.size):
-        yield data[part]
 
 
 def _cast(block: ByteArray, dtype: str, target: str) -> ByteArray:

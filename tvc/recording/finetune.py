@@ -5,7 +5,7 @@ Objects are durable before anything refers to them. The vector's record says wha
 and what it was trained from; that it becomes part of a recipe is the business of who commits it.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -20,9 +20,8 @@ from tvc.models.directory import ModelDirectory
 from tvc.recording.comparing import Comparison
 from tvc.recording.matching import Allowances, match_tensors
 from tvc.repository.objects import Objects
-from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
-from tvc_store.elements import elements_id, frame_slices
+from tvc_store.elements import elements_id
 from tvc_store.ids import ObjectId
 from tvc_store.local import Store
 from tvc_store.publishing import Publisher
@@ -102,7 +101,7 @@ def record_finetune(
     """
     store, library = objects.store, objects.library
     before = plan(parent, library)
-    evaluator = Evaluator(objects.read_tensor, before, workers=workers)
+    evaluator = Evaluator(objects, before, workers=workers)
     specs = {name: entry.spec for name, entry in model.entries.items()}
     sources = match_tensors(specs, before.specs(), config=model.config, allowed=allowed)
     evaluator.prepare()
@@ -163,7 +162,7 @@ class _Recording:
         known, content = self.evaluator.known(name), self.model.elements(source)
         spec = self.model.entries[source].spec
         with closing(
-            Comparison(spec, self.specs[name], known, lambda: _blocks(self.evaluator, name))
+            Comparison(spec, self.specs[name], known, lambda: self.evaluator.blocks(name))
         ) as comparison:
             # What is the parent's is found here, and not coded for nothing.
             alike = known and known.spec == spec and comparison.begins_alike(content)
@@ -187,12 +186,6 @@ class _Recording:
 
     def _origin(self, name: str) -> ObjectId | None:
         return self.base[name].id if name in self.base else None
-
-
-def _blocks(evaluator: Evaluator, name: str) -> Generator[ByteArray]:
-    _, data = evaluator.tensor(name)
-    for part in frame_slices(data.size):
-        yield data[part]
 
 
 def _recorded(
