@@ -377,3 +377,31 @@ def test_kth_largest_is_that_of_a_sort(numbers: list[float], data: st.DataObject
 def test_shares_are_taken_as_written() -> None:
     assert [share_of(0.29, 100), share_of(0.2, 5), share_of(1 / 3, 3)] == [29, 1, 1]
     assert share_of(0.1, 10**12) == 10**11
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([0.0, 1e-45, 0.5, -0.5, 1.0, 1.5, -2.0, 3.0, 1e30]), min_size=1, max_size=60
+    ),
+    st.lists(st.sampled_from([0.0, 0.5, 1.0, -2.0, 1e30, 7.0]), max_size=60),
+    st.sampled_from([0.0, 0.01, 0.2, 0.5, 0.99, 1.0]),
+)
+def test_no_sample_changes_a_threshold(
+    numbers: list[float], sample: list[float], share: float
+) -> None:
+    """A sample that is like the tensor, unlike it, or missing: the ranks are the exact ones."""
+    deltas = torch.tensor([numbers, numbers[::-1]])
+    options = ties.check_options({"density": share, "kept": "floor"})
+    (kind, *_) = ties.passes_for(options, "tensor")
+    expected = kth_largest(magnitudes(deltas[0]), int(share_of(share, len(numbers))))
+    for shown in (sample, numbers, None):
+        counting = kind(
+            members=2, numel=len(numbers), options=options, weights=torch.ones(2), earlier={}
+        )
+        part = counting.sample()
+        if shown is not None and part is not None:
+            part.observe(torch.tensor([shown, shown]))
+            counting.add(part)
+        over_tensor(counting, lambda part: part.observe(deltas))
+        assert counting.result().tolist() == [[expected], [expected]]

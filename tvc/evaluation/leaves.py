@@ -22,6 +22,10 @@ __all__ = ["KEPT_BYTES", "Leaves", "Source", "Window", "WrongSpec"]
 KEPT_BYTES: Final = 96 << 20
 """Tensors of a computed one that are kept in memory together, where they are read repeatedly."""
 
+_RUN: Final = 64
+_RUN_DISTANCE: Final = 3000
+"""Elements: a fiftieth is sampled."""
+
 
 class Source(Protocol):
     """Where tensors come from, by content id; safe for several threads."""
@@ -109,20 +113,45 @@ class Leaves:
             return self._empty(step)
         return self._from_memory(step) if self._keep else self._streamed(step)
 
+    def sample(self) -> Window | None:
+        """Return elements from all over the tensor, or None where none can be had cheaply.
+
+        They are taken in runs at a distance that is no multiple of the usual lengths of rows, so
+        that all rows and columns are met.
+        """
+        lengths = {ref.spec.numel for ref in self._refs.values()}
+        if not self._keep or lengths != {self._numel} or not self._numel:
+            return None
+        kept = self._in_memory()
+        runs = self._numel // _RUN_DISTANCE
+        parts = {
+            id_: np.ascontiguousarray(
+                data[: runs * _RUN_DISTANCE * self._width(id_)].reshape(runs, -1)[
+                    :, : _RUN * self._width(id_)
+                ]
+            ).reshape(-1)
+            for id_, data in kept.items()
+        }
+        return Window(0, runs * _RUN, parts)
+
     def _empty(self, step: int) -> Iterator[Window]:
         for start in range(0, self._numel, step):
             yield Window(start, min(start + step, self._numel), {})
 
     def _from_memory(self, step: int) -> Iterator[Window]:
-        if self._kept is None:
-            self._kept = dict(self._load())
+        kept = self._in_memory()
         for start in range(0, self._numel, step):
             stop = min(start + step, self._numel)
             parts = {
                 id_: data[start * self._width(id_) : stop * self._width(id_)]
-                for id_, data in self._kept.items()
+                for id_, data in kept.items()
             }
             yield Window(start, stop, parts)
+
+    def _in_memory(self) -> dict[ObjectId, ByteArray]:
+        if self._kept is None:
+            self._kept = dict(self._load())
+        return self._kept
 
     def _load(self) -> Generator[tuple[ObjectId, ByteArray]]:
         widths = {ref.spec.itemsize for ref in self._refs.values()}

@@ -103,8 +103,10 @@ def to_numbers(data: ByteArray, dtype: str, wide: type[np.floating]) -> Floats:
         np.take(_VALUES[dtype], data, out=numbers)
     else:
         kernels.widen(data, dtype, numbers)
+    if wide == np.float32:
+        return numbers
     with np.errstate(invalid="ignore"):  # of signalling NaNs
-        return numbers.astype(wide, copy=False)
+        return numbers.astype(wide)
 
 
 def from_numbers(values: Floats, dtype: str) -> ByteArray:

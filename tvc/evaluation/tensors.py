@@ -5,6 +5,7 @@ added in separate steps: a fused one rounds differently in a vector than after i
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from tvc.domain.plan import (
     Action,
     Combine,
+    Copy,
     Delta,
     Difference,
     LowRank,
@@ -132,6 +134,7 @@ class ComputedTensor:
         found = self._found[id(merged)] = dict(self._vector[merged.key])
         for kind in merge.passes("tensor"):
             counting = merge.counting(kind, numel=merged.spec.numel, earlier=found)
+            self._show_sample(merged, kind, counting, leaves)
             again = True
             while again:
                 part = counting.part()
@@ -142,6 +145,18 @@ class ComputedTensor:
                 counting.add(part)
                 again = counting.more()
             found[kind.name] = counting.result()
+
+    def _show_sample(
+        self, merged: Merged, kind: "type[Pass]", counting: "Pass", leaves: Leaves
+    ) -> None:
+        """Show a pass a sample of the tensor, where it is of use and can be had cheaply."""
+        merge = self._merges[merged.key]
+        plain = merge.unit == "element" and not kind.wants and merged.spec.numel > 4 * WINDOW
+        window = leaves.sample() if plain else None
+        part = counting.sample() if window else None
+        if part is not None and window is not None:
+            merge.observe(kind, part, *self._inputs(merged, window, kind.wants))
+            counting.add(part)
 
     def _step(self, merges: Sequence[Merged], spec: TensorSpec) -> int:
         """Return how many elements a window must have for all the merges."""
@@ -244,7 +259,7 @@ class ComputedTensor:
             (len(merged.members), window.stop - window.start), compute_dtype(merged.spec)
         )
         for row, member in zip(deltas, merged.members, strict=True):
-            row[:] = self._sum(member.terms, window, merged.spec)
+            self._fill(row, member.terms, window, merged.spec)
             if not merge.takes_weights and member.weight != 1:
                 row *= row.dtype.type(float(member.weight))
         supplies: dict[str, Floats] = {}
@@ -254,6 +269,21 @@ class ComputedTensor:
             drawn = self._drawn(merged).block(window.start, window.stop)
             supplies["uniforms"] = drawn.reshape(-1, *shape)
         return deltas.reshape(-1, *shape), supplies
+
+    def _fill(self, row: Floats, terms: Sequence[Scaled], window: Window, spec: TensorSpec) -> None:
+        """Fill a row with a sum of terms, one window of it."""
+        match terms:
+            case [Scaled(Fraction(numerator=1, denominator=1), Difference(tuned, Copy(before)))]:
+                one, other = (window.parts[ref.id] for ref in (tuned, before))
+                nbytes = row.size * spec.itemsize
+                plain = tuned.spec.dtype == before.spec.dtype == spec.dtype
+                if plain and spec.dtype in kernels.COMPILED and one.size == other.size == nbytes:
+                    # What nearly all fine-tunes are: one pass instead of four.
+                    kernels.subtract(one, other, spec.dtype, row)
+                    return
+            case _:
+                pass
+        row[:] = self._sum(terms, window, spec)
 
     def _block_shape(self, merged: Merged, window: Window) -> tuple[int, ...]:
         """Return the shape in which a merge's method sees a window."""

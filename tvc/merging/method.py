@@ -150,6 +150,14 @@ class Pass(ABC):
     def add(self, part: Part) -> None:
         """Take in what was seen of a tensor; never called from two threads at once."""
 
+    def sample(self) -> Part | None:
+        """Return what is to be shown a sample of a tensor first, then given to `add`.
+
+        The sample has elements from all over the tensor, in an order of no meaning, and may be
+        missing. Results must not depend on it.
+        """
+        return None
+
     def more(self) -> bool:
         """Say, when all has been seen, whether it must be seen once more."""
         return False

@@ -22,6 +22,7 @@ class Variances(Ranks):
     """Finds the least variance that is selected, (1, 1) float32; of those that are not zero."""
 
     name = "variances"
+    needs_nonzero = True
 
     @classmethod
     def scope(cls, options: Options) -> Scope | None:

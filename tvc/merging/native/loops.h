@@ -268,29 +268,18 @@ static TARGET size_t LEVEL(collect)(uint32_t *restrict found, size_t room, const
                                     size_t n, uint32_t lower, uint32_t upper, size_t *above)
 {
     size_t inside = 0, larger = 0;
-    uint32_t tile[TILE];
+    uint32_t tile[TILE], kept[TILE + LANES];
     for (size_t start = 0; start < n; start += TILE) {
         size_t size = n - start < TILE ? n - start : TILE;
-        uint32_t over = 0, within = 0;
+        uint32_t over = 0;
         for (size_t i = 0; i < size; i++) {
             tile[i] = LEVEL(float_to_bits)(from[start + i]) & 0x7FFFFFFFu;
             over += tile[i] > upper;
-            within += (tile[i] >= lower) & (tile[i] <= upper);
         }
         larger += over;
-        if (inside + within <= room) {
-            uint32_t *to = found + inside;
-            for (size_t i = 0; i < size; i += LANES) {
-                uint32_t any = 0;
-                for (size_t lane = 0; lane < LANES && i + lane < size; lane++)
-                    any |= (tile[i + lane] >= lower) & (tile[i + lane] <= upper);
-                if (!any)
-                    continue;
-                for (size_t lane = 0; lane < LANES && i + lane < size; lane++)
-                    if ((tile[i + lane] >= lower) & (tile[i + lane] <= upper))
-                        *to++ = tile[i + lane];
-            }
-        }
+        size_t within = LEVEL(compress)(kept, tile, size, lower, upper);
+        if (inside + within <= room)
+            memcpy(found + inside, kept, within * sizeof *kept);
         inside += within;
     }
     *above = larger;
