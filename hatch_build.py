@@ -36,6 +36,7 @@ _SUFFIX: Final = ".abi3.so"
 _OLDEST: Final = "cp311"
 _FLAGS: Final = [
     "-DPy_LIMITED_API=0x030B0000",
+    "-D_POSIX_C_SOURCE=200809L",
     "-std=c11",
     "-O3",
     "-fPIC",

@@ -1,10 +1,13 @@
-"""Which codec an object is best stored with, by a sample of its content."""
+"""Which codec an object is best stored with, by a piece of its content.
+
+Absent on purpose: names of codecs from outside, which are only used where they are asked for.
+"""
 
 from typing import Final
 
 import numpy as np
 
-from tvc_store.arrays import byte_view
+from tvc_store.arrays import ByteArray, byte_view
 from tvc_store.codecs.registry import BUILT_IN
 from tvc_store.dtypes import TensorSpec
 from tvc_store.elements import Elements
@@ -12,8 +15,9 @@ from tvc_store.elements import Elements
 __all__ = ["choose"]
 
 _TINY: Final = 64  # bytes below which no coding is tried
-_SAMPLE: Final = 1 << 18
-_ID_BYTES: Final = 32
+_PIECE: Final = 1 << 18
+_ALIGNED: Final = 64
+_ID_BYTES: Final = 32  # what naming a base costs
 
 
 def choose(spec: TensorSpec | None, content: Elements, base: Elements | None) -> tuple[str, bytes]:
@@ -28,12 +32,23 @@ def choose(spec: TensorSpec | None, content: Elements, base: Elements | None) ->
         return "raw", b""
     if base is None or spec is None:
         return "planes", b""
-    sample, origin = (np.empty(min(content.nbytes, _SAMPLE), np.uint8) for _ in range(2))
-    content.read(0, sample)
-    base.read(0, origin)
-    sizes = {
-        name: len(byte_view(BUILT_IN[name].coder(spec, b"").encode(sample, at=0, base=origin)))
-        for name in ("distance", "planes")
-    }
-    worth = sizes["distance"] + _ID_BYTES < min(sizes["planes"], sample.size)
-    return ("distance" if worth else "planes"), b""
+    shared = BUILT_IN["rans"].survey(spec, content, base)
+    start = (content.nbytes - min(content.nbytes, _PIECE)) // 2 // _ALIGNED * _ALIGNED
+    piece, origin = _piece(content, start), _piece(base, start)
+    apart = _coded("planes", spec, b"", piece, start, None)
+    difference = _coded("rans", spec, shared, piece, start, origin) + _ID_BYTES
+    return ("rans", shared) if difference < apart else ("planes", b"")
+
+
+def _piece(content: Elements, start: int) -> ByteArray:
+    out = np.empty(min(content.nbytes - start, _PIECE), np.uint8)
+    content.read(start, out)
+    return out
+
+
+def _coded(
+    name: str, spec: TensorSpec, shared: bytes, piece: ByteArray, at: int, base: ByteArray | None
+) -> int:
+    """Return how many bytes a piece takes, at most its own."""
+    coded = BUILT_IN[name].coder(spec, shared).encode(piece, at=at, base=base)
+    return min(len(byte_view(coded)), piece.size)

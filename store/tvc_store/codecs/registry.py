@@ -9,6 +9,7 @@ from typing import Final, cast
 from tvc_store.codecs.distance import Distance
 from tvc_store.codecs.interface import Codec
 from tvc_store.codecs.planes import Planes
+from tvc_store.codecs.rans import Rans
 from tvc_store.codecs.raw import Raw
 from tvc_store.errors import StoreError
 
@@ -17,7 +18,12 @@ __all__ = ["BUILT_IN", "GROUP", "UnknownCodec", "find_codec"]
 GROUP: Final = "tvc.codecs"
 """The entry point group of third-party codecs."""
 
-BUILT_IN: Final[dict[str, Codec]] = {"distance": Distance(), "planes": Planes(), "raw": Raw()}
+BUILT_IN: Final[dict[str, Codec]] = {
+    "distance": Distance(),
+    "planes": Planes(),
+    "rans": Rans(),
+    "raw": Raw(),
+}
 """The codecs that every store can read, by the id that headers name; frozen, like the format."""
 
 _loaded: dict[str, Codec] = {}

@@ -1,0 +1,30 @@
+from tvc_store.buffers import Buffer
+
+def encode(
+    frame: Buffer,
+    base: Buffer,
+    itemsize: int,
+    exponent_shift: int,
+    exponent_mask: int,
+    columns: int,
+    column_terms: Buffer,
+    with_rows: bool,
+    first: int,
+    /,
+) -> bytes | None: ...
+def decode(
+    stored: Buffer,
+    out: Buffer,
+    base: Buffer,
+    itemsize: int,
+    exponent_shift: int,
+    exponent_mask: int,
+    columns: int,
+    column_terms: Buffer,
+    with_rows: bool,
+    first: int,
+    /,
+) -> bool: ...
+def supported() -> list[str]: ...
+def in_use() -> str: ...
+def use(name: str, /) -> None: ...

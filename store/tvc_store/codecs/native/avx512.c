@@ -1,0 +1,158 @@
+/* The level of processors with AVX-512 (F, BW, VL, DQ). */
+#include "coding.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,bmi,bmi2,popcnt"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,bmi,bmi2,popcnt,prefer-vector-width=512")
+#endif
+#include "plain.h"
+
+static bool supported(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("bmi2");
+}
+
+/* The destination of a gather is read too: unless it is fresh, every step waits for the one before.
+ * A compiler that sees a full mask takes any register for it, so it is not shown one. */
+static inline __m512i look_up(const uint32_t *table, __m512i index, __mmask16 all)
+{
+    __m512i fresh = _mm512_setzero_si512();
+    __asm__("" : "+v"(fresh));
+    return _mm512_mask_i32gather_epi32(fresh, all, index, table, 4);
+}
+
+static inline __mmask16 hidden_full_mask(void)
+{
+    __mmask16 all = 0xffff;
+    __asm__("" : "+k"(all));
+    return all;
+}
+
+static size_t exceptions(const uint8_t *tokens, const uint8_t *contexts, size_t n,
+                         const uint8_t caps[MAX_CONTEXTS], uint16_t *out)
+{
+    const __m512i low = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)caps));
+    const __m512i high = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(caps + 16)));
+    const __m512i sixteen = _mm512_set1_epi8(16);
+    size_t found = 0;
+    for (size_t i = 0; i < n; i += 64) {
+        const __mmask64 live = n - i >= 64 ? ~0ULL : (1ULL << (n - i)) - 1;
+        const __m512i context = _mm512_maskz_loadu_epi8(live, contexts + i);
+        const __m512i token = _mm512_maskz_loadu_epi8(live, tokens + i);
+        const __mmask64 upper = _mm512_test_epi8_mask(context, sixteen);
+        /* Only the low four bits of an index count. */
+        const __m512i index = _mm512_andnot_si512(sixteen, context);
+        const __m512i cap = _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(low, index), upper, high,
+                                                     index);
+        for (uint64_t over = _mm512_mask_cmpge_epu8_mask(live, token, cap); over; over &= over - 1)
+            out[found++] = (uint16_t)(i + (size_t)__builtin_ctzll(over));
+    }
+    return found;
+}
+
+static uint8_t *encode(const uint32_t *table, const uint8_t *contexts, const uint8_t *tokens,
+                       size_t n, unsigned lanes, uint32_t *states, uint8_t *end)
+{
+    if (lanes < 16)
+        return encode_plainly(table, contexts, tokens, n, lanes, states, end);
+    const size_t whole = n & ~(size_t)15;
+    end = encode_plainly(table, contexts + whole, tokens + whole, n - whole, 16,
+                         states + (whole & (lanes - 1)), end);
+    const __m512i low16 = _mm512_set1_epi32(0xffff), scale = _mm512_set1_epi32(SCALE);
+    const __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512 less = _mm512_set1_ps(0.25f);
+    const __mmask16 all = hidden_full_mask();
+    for (size_t i = whole; i;) {
+        i -= 16;
+        uint32_t *lane = states + (i & (lanes - 1));
+        const __m512i x = _mm512_loadu_si512(lane);
+        const __m512i context = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(contexts + i)));
+        const __m512i token = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(tokens + i)));
+        const __m512i index = _mm512_or_si512(_mm512_slli_epi32(context, 8), token);
+        const __m512i entry = look_up(table, index, all);
+        const __m512i frequency = _mm512_and_si512(entry, low16);
+        const __m512i start = _mm512_srli_epi32(entry, 16);
+        const __mmask16 full =
+            _mm512_cmpge_epu32_mask(x, _mm512_slli_epi32(frequency, 32 - SCALE_BITS));
+        const int count = __builtin_popcount(full);
+        /* Rotated to the top; what lands below is written over by the next words. */
+        const __m512i top = _mm512_permutexvar_epi32(
+            _mm512_add_epi32(places, _mm512_set1_epi32(count)), _mm512_maskz_compress_epi32(full, x));
+        _mm256_storeu_si256((void *)(end - 32), _mm512_cvtepi32_epi16(top));
+        end -= 2 * count;
+        const __m512i rest = _mm512_mask_srli_epi32(x, full, x, 16);
+        /* The quotient is below 2^20 and its float wrong by less than a quarter: with a quarter
+         * taken off it is right or one too small, never too large. */
+        const __m512 about = _mm512_div_ps(_mm512_cvtepu32_ps(rest), _mm512_cvtepi32_ps(frequency));
+        const __m512i quotient = _mm512_cvttps_epi32(_mm512_sub_ps(about, less));
+        const __m512i step = _mm512_sub_epi32(scale, frequency);
+        const __m512i sum = _mm512_add_epi32(rest, _mm512_mullo_epi32(quotient, step));
+        const __m512i left = _mm512_sub_epi32(sum, _mm512_slli_epi32(quotient, SCALE_BITS));
+        const __mmask16 short_by_one = _mm512_cmpge_epu32_mask(left, frequency);
+        const __m512i coded = _mm512_add_epi32(sum, start);
+        _mm512_storeu_si512(lane, _mm512_mask_add_epi32(coded, short_by_one, coded, step));
+    }
+    return end;
+}
+
+static const uint8_t *decode(const uint32_t *table, const uint8_t *contexts, uint8_t *tokens,
+                             size_t n, unsigned lanes, uint32_t *states, const uint8_t *next,
+                             const uint8_t *end)
+{
+    size_t i = 0;
+    const __m512i slots = _mm512_set1_epi32(SCALE - 1), lowest = _mm512_set1_epi32(LOW);
+    const __mmask16 all = hidden_full_mask();
+    if (lanes >= 16)
+        /* A step takes at most a word for each lane: one check a step. */
+        for (; i + lanes <= n && (size_t)(end - next) >= 2 * (size_t)lanes; i += lanes)
+            for (unsigned lane = 0; lane < lanes; lane += 16) {
+                const __m512i x = _mm512_loadu_si512(states + lane);
+                const __m512i context =
+                    _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(contexts + i + lane)));
+                const __m512i slot = _mm512_and_si512(x, slots);
+                const __m512i index =
+                    _mm512_or_si512(_mm512_slli_epi32(context, SCALE_BITS), slot);
+                const __m512i entry = look_up(table, index, all);
+                const __m512i frequency =
+                    _mm512_and_si512(_mm512_srli_epi32(entry, SCALE_BITS), slots);
+                const __m512i product =
+                    _mm512_mullo_epi32(frequency, _mm512_srli_epi32(x, SCALE_BITS));
+                const __m512i y = _mm512_add_epi32(product, _mm512_and_si512(entry, slots));
+                const __mmask16 empty = _mm512_cmplt_epu32_mask(y, lowest);
+                const __m512i words =
+                    _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)next));
+                const __m512i shifted = _mm512_mask_slli_epi32(y, empty, y, 16);
+                const __m512i spread = _mm512_maskz_expand_epi32(empty, words);
+                _mm512_storeu_si512(states + lane, _mm512_or_si512(shifted, spread));
+                next += 2 * (unsigned)__builtin_popcount(empty);
+                _mm_storeu_si128((void *)(tokens + i + lane),
+                                 _mm512_cvtepi32_epi8(_mm512_srli_epi32(entry, 24)));
+            }
+    return decode_carefully(table, contexts + i, tokens + i, n - i, lanes, states, next, end);
+}
+
+const struct level level_avx512 = {
+    .name = "AVX-512",
+    .supported = supported,
+    .contexts = contexts_pass,
+    .distances = distances_pass,
+    .sums = sums_pass,
+    .exceptions = exceptions,
+    .encode = encode,
+    .decode = decode,
+};
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+
+#else
+static bool never(void) { return false; }
+const struct level level_avx512 = {.name = "AVX-512", .supported = never};
+#endif
