@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,19 @@ def imported(done: subprocess.CompletedProcess[str]) -> set[str]:
     return names
 
 
+WORKING = (
+    "commit ../tuned -m Ones --name again",
+    "checkout -o ../out",
+    "checkout HEAD~1 -o ../base-again --verify",
+    "checkout -o ../out --force --dtype float16",
+    "scale again 0.5",
+    "commit -m Half",
+    "checkout -o ../half",
+    "merge --linear half other -m Both",
+)
+"""Work on weights; only the last needs a merge method, and so torch."""
+
+
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("startup")
@@ -60,7 +74,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = folder / "repository"
     done = run(root, ["commit", "../tuned", "-m", "Ones", "--name", "ones"])
     assert done.returncode == 0
-    assert "torch" in imported(done), "a commit does arithmetic: else this test sees nothing"
+    assert "numpy" in imported(done), "a commit reads weights: else this test sees nothing"
     assert run(root, ["scale", "ones", "0.5"]).returncode == 0
     return root
 
@@ -95,3 +109,15 @@ def test_completing_is_light(repository: Path, words: str, answer: str) -> None:
     if answer not in done.stdout:
         pytest.fail(f"{answer} is not offered: {done.stdout}")
     assert not imported(done) & SLOW
+
+
+def test_only_merge_methods_load_torch(tmp_path: Path, repository: Path) -> None:
+    for name in ("base", "tuned"):
+        shutil.copytree(repository.parent / name, tmp_path / name)
+    done = run(tmp_path, ["init", "repository", "--base", "base"])
+    found = {"init": "torch" in imported(done)}
+    for line in WORKING:
+        done = run(tmp_path / "repository", line.split(" "))
+        assert done.returncode == 0 or line == WORKING[-1], done.stderr[-2000:]
+        found[line] = "torch" in imported(done)
+    assert found == {"init": False} | {line: line == WORKING[-1] for line in WORKING}

@@ -1,52 +1,20 @@
-"""Prints what was measured of weights: shares that changed, and interference."""
+"""Measures and prints how much vectors are in each other's way."""
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from itertools import combinations
 
-from tvc.cli.progress import byte_progress
+from tvc.cli.progress import progress_of
 from tvc.cli.session import Session
 from tvc.domain.names import printable
 from tvc.domain.recipe import Sum
 from tvc.merging.interference import Interference
 from tvc.repository.objects import Objects
-from tvc.repository.repository import Change
-from tvc.versioning.finishing import Made
 from tvc.versioning.interference import Clashes, measure_interference
 
-__all__ = [
-    "IDLE_MERGE",
-    "LARGE",
-    "interference_facts",
-    "interference_of",
-    "progress_of",
-    "say_clashes",
-    "say_interference",
-    "say_made",
-]
-
-IDLE_MERGE = "what was merged is here already, or its density or weight is too small"
-"""What to look for where a merge would change nothing."""
+__all__ = ["LARGE", "interference_facts", "interference_of", "say_clashes", "say_interference"]
 
 LARGE = 0.2
 """Share of a tensor's entries, by magnitude, that the reports call large."""
-
-
-@contextmanager
-def progress_of(session: Session, what: str) -> Generator[Callable[[int], Callable[[int], None]]]:
-    """Yield a function that, told of a number of bytes, shows progress until the context ends."""
-    with ExitStack() as stack:
-        yield lambda total: stack.enter_context(byte_progress(session, what, total))
-
-
-def say_made(session: Session, change: Change, made: Made) -> None:
-    """Say what was committed, and which share of the weights changed."""
-    branch = change.before.branch or "detached HEAD"
-    seen = made.change
-    session.say(
-        f"[{branch} {made.commit[:10]}] {seen.share:.2%} of the weights changed, "
-        f"in {seen.tensors} of {seen.of_tensors} tensors"
-    )
 
 
 def interference_of(

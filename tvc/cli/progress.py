@@ -4,25 +4,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
+from tvc.cli.lazy import load
 from tvc.cli.session import Session
 
-__all__ = ["byte_progress", "format_bytes"]
+__all__ = ["byte_progress", "format_bytes", "progress_of"]
 
 _PLAIN_SECONDS = 10.0
-_NARROW = 60
 
 
 def format_bytes(count: int) -> str:
@@ -47,19 +38,17 @@ def byte_progress(session: Session, what: str, total: int) -> Generator[Callable
     if session.quiet:
         yield lambda _: None
     elif sys.stderr.isatty():
-        with _bar() as progress:
-            task = progress.add_task(what, total=max(total, 1))
-            yield lambda count: progress.update(task, advance=count)
+        with load("tvc.cli.bars:byte_bar")(what, max(total, 1)) as advance:
+            yield advance
     else:
         yield _PlainProgress(what, total).advance
 
 
-def _bar() -> Progress:
-    console = Console(stderr=True)
-    columns = [TextColumn("{task.description}"), BarColumn(bar_width=None), DownloadColumn()]
-    if console.width >= _NARROW:
-        columns += [TransferSpeedColumn(), TimeRemainingColumn()]
-    return Progress(*columns, console=console, transient=True)
+@contextmanager
+def progress_of(session: Session, what: str) -> Generator[Callable[[int], Callable[[int], None]]]:
+    """Yield a function that, told of a number of bytes, shows progress until the context ends."""
+    with ExitStack() as stack:
+        yield lambda total: stack.enter_context(byte_progress(session, what, total))
 
 
 class _PlainProgress:

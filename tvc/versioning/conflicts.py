@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tvc.domain.documents import format_conflicted_recipe
 from tvc.domain.errors import ConflictError, StateError
@@ -15,7 +15,9 @@ from tvc.domain.names import printable
 from tvc.domain.recipe import Recipe, Sum, Term, canonical_text, format_number
 from tvc.repository.layout import RECIPE
 from tvc.repository.repository import Change
-from tvc.versioning.merging import Prepared
+
+if TYPE_CHECKING:  # it knows the methods, and so torch, which finishing a merge does not need
+    from tvc.versioning.merging import Prepared
 
 __all__ = ["Merging", "describe_conflicts", "merging_of", "parse_merging", "stop_for_conflicts"]
 
@@ -54,7 +56,7 @@ def parse_merging(text: str) -> Merging:
     raise StateError("the record of the merge under way is damaged", hint="tvc merge --abort")
 
 
-def merging_of(prepared: Prepared, message: str) -> str:
+def merging_of(prepared: "Prepared", message: str) -> str:
     """Return the state of a merge that waits for `tvc commit`, as text."""
     body = {
         "parents": [tip.commit for tip in prepared.theirs],
@@ -64,7 +66,7 @@ def merging_of(prepared: Prepared, message: str) -> str:
     return json.dumps(body)
 
 
-def stop_for_conflicts(change: Change, prepared: Prepared, message: str) -> ConflictError:
+def stop_for_conflicts(change: Change, prepared: "Prepared", message: str) -> ConflictError:
     """Write the conflicts into recipe.toml and return the error that says so.
 
     Args:
@@ -93,7 +95,7 @@ def stop_for_conflicts(change: Change, prepared: Prepared, message: str) -> Conf
     )
 
 
-def describe_conflicts(prepared: Prepared) -> list[str]:
+def describe_conflicts(prepared: "Prepared") -> list[str]:
     """Return one line for everything that two sides changed differently."""
     lines: list[str] = []
     for conflict in prepared.conflicts:
@@ -110,6 +112,6 @@ def describe_conflicts(prepared: Prepared) -> list[str]:
     return lines
 
 
-def _named(prepared: Prepared, terms: Sum) -> Sum:
+def _named(prepared: "Prepared", terms: Sum) -> Sum:
     recipe = Recipe(prepared.ours.normal.base, terms)
     return prepared.state.library().display(recipe).terms

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from tvc.checkout.folder import replaced_folder
-from tvc.cli.measures import progress_of, say_made
-from tvc.cli.progress import format_bytes
+from tvc.cli.made import say_made
+from tvc.cli.progress import format_bytes, progress_of
 from tvc.cli.session import Session
 from tvc.domain.errors import InputError
 from tvc.domain.names import check_name, printable

@@ -4,8 +4,8 @@ import json
 
 import click
 
-from tvc.cli.measures import LARGE, interference_facts, progress_of, say_clashes
-from tvc.cli.progress import format_bytes
+from tvc.cli.measures import LARGE, interference_facts, say_clashes
+from tvc.cli.progress import format_bytes, progress_of
 from tvc.cli.session import Session
 from tvc.domain.names import printable
 from tvc.domain.recipe import format_recipe

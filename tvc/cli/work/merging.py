@@ -9,14 +9,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from tvc.cli.measures import (
-    IDLE_MERGE,
-    interference_facts,
-    interference_of,
-    progress_of,
-    say_interference,
-    say_made,
-)
+from tvc.cli.made import IDLE_MERGE, say_made
+from tvc.cli.measures import interference_facts, interference_of, say_interference
+from tvc.cli.progress import progress_of
 from tvc.cli.session import Session
 from tvc.domain.changes import describe_changes
 from tvc.domain.errors import InputError, StateError

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from tvc.cli.measures import IDLE_MERGE, progress_of, say_made
-from tvc.cli.progress import byte_progress, format_bytes
+from tvc.cli.made import IDLE_MERGE, say_made
+from tvc.cli.progress import byte_progress, format_bytes, progress_of
 from tvc.cli.session import Session
 from tvc.domain.changes import describe_changes
 from tvc.domain.names import check_name, printable

@@ -1,7 +1,7 @@
 """What tvc revert, cherry-pick and rebase does."""
 
-from tvc.cli.measures import progress_of, say_made
-from tvc.cli.progress import byte_progress
+from tvc.cli.made import say_made
+from tvc.cli.progress import byte_progress, progress_of
 from tvc.cli.session import Session
 from tvc.cli.work.starting import base_name
 from tvc.domain.changes import describe_changes
