@@ -22,6 +22,7 @@ def _checkouts(setting: Setting, *, runs: int) -> list[Row]:
     got = in_turns(
         {
             "restoring": lambda: setting.checkout(repository, "t1"),
+            "again": lambda: setting.checkout_again(repository, "t1", out="out"),
             "copying": lambda: setting.checkout(repository, "main", out="same"),
             "copy": lambda: setting.copy_folder(setting.models / "t1"),
         },
@@ -33,6 +34,12 @@ def _checkouts(setting: Setting, *, runs: int) -> list[Row]:
     return [
         ratio_row(fine_tune, got["restoring"], got["copy"], "wall", at_most=1.5),
         ratio_row(fine_tune, got["restoring"], got["copy"], "cpu"),
+        ratio_row(
+            "the same checkout where it stands already, against cp -r and fsync",
+            got["again"],
+            got["copy"],
+            "wall",
+        ),
         ratio_row(base, got["copying"], got["copy"], "wall"),
         ratio_row(base, got["copying"], got["copy"], "cpu"),
     ]

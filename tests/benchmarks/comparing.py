@@ -44,7 +44,9 @@ def main(
         at_limit = np.zeros(left.shape, np.bool_)
         for scores in _SCORES[score](_steps(before, tuned)) if score else ():
             for share in shares.split(","):
-                at_limit |= _at_limit(scores, float(share))
+                # Of variances, the share is one of those that are not zero.
+                count = np.count_nonzero(scores) if score == "variance" else scores.size
+                at_limit |= _at_limit(scores, max(1, int(float(share) * count)))
         found["at_limit"] += int((different & at_limit).sum())
         different &= ~at_limit
         found["beyond_rounding"] += _beyond_rounding(left, right, before, different)
@@ -80,12 +82,11 @@ def _variance(steps: list[Floats]) -> Iterator[Patterns]:
 _SCORES: Final = {"magnitude": _magnitudes, "variance": _variance}
 
 
-def _at_limit(scores: Patterns, share: float) -> NDArray[np.bool_]:
+def _at_limit(scores: Patterns, kept: int) -> NDArray[np.bool_]:
     """Say which scores, as patterns of positive bf16, equal the k-th largest, or are next to it.
 
     Next to it, since a score that is rounded in other places may come out one step away.
     """
-    kept = max(1, int(share * scores.size))
     above = np.cumsum(np.bincount(scores, minlength=1 << 15)[::-1])
     limit = (1 << 15) - 1 - int(np.searchsorted(above, kept))
     return abs(scores.astype(np.int32) - limit) <= 1

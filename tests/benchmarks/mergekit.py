@@ -34,6 +34,7 @@ class Merge:
         shared: Parameters of the whole merge.
         is_random: Draws at random, so that two programs give two results.
         selects: What decides which weights are kept, and the shares above its limits.
+        note: What else makes results differ.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Merge:
     shared: tuple[tuple[str, float], ...] = ()
     is_random: bool = False
     selects: tuple[str, str] | None = None
+    note: str = ""
 
     def __str__(self) -> str:
         parameters = (*self.own, *self.shared)
@@ -80,7 +82,12 @@ MERGES: Final = (
         shared=(("density", 0.5), ("gamma", 0.01)),
         selects=("magnitude", "0.01,0.51"),
     ),
-    Merge("sce", shared=(("select_topk", 0.2),), selects=("variance", "0.2")),
+    Merge(
+        "sce",
+        shared=(("select_topk", 0.2),),
+        selects=("variance", "0.2"),
+        note="mergekit weighs members equally where their mean square is below 1e-6",
+    ),
     Merge("model_stock"),
     Merge("slerp", base="t1", models=("t1", "t2"), shared=(("t", 0.5),)),
     Merge("linear", base=None, own=(("weight", 1),)),
@@ -138,6 +145,7 @@ def difference_row(setting: Setting, merge: Merge, ours: str, theirs: str) -> Ro
     behind = f"{_share(found, 'differ')} of {found['elements'] / 1e6:.0f} M differ"
     if merge.selects:
         behind += f"; {_share(found, 'at_limit')} at a limit of {merge.selects[0]}, where mergekit's sort decides, and not counted"
+    behind += f"; {merge.note}" if merge.note else ""
     return Row(
         f"{merge}: share of weights more than one step of bf16 from mergekit's",
         found["beyond_rounding"] / found["elements"],

@@ -84,9 +84,13 @@ class Setting:
 
     def checkout(self, repository: Path, revision: str, *, out: str = "out") -> Sample:
         """Check a revision out into a folder that is not there yet."""
-        target = self.scratch / out
-        shutil.rmtree(target, ignore_errors=True)
-        return run([*TVC, "-q", "checkout", revision, "-o", str(target)], repository)
+        shutil.rmtree(self.scratch / out, ignore_errors=True)
+        return self.checkout_again(repository, revision, out=out)
+
+    def checkout_again(self, repository: Path, revision: str, *, out: str) -> Sample:
+        """Check a revision out over what may stand there."""
+        target = str(self.scratch / out)
+        return run([*TVC, "-q", "checkout", revision, "-o", target, "--force"], repository)
 
     def copy_folder(self, folder: Path) -> Sample:
         """Copy a model folder and wait until the disk has it, as tvc does."""
