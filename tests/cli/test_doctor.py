@@ -7,28 +7,26 @@ import sys
 import pytest
 
 from tvc.merging import kernels
+from tvc_store.codecs import native
 from tvc_store.lock import Lock
 
 LEVELS = {"AVX-512", "AVX2", "plain C", "NumPy"}
 
 
 @pytest.fixture
-def compiled():
-    """Merges by compiled loops, or by plain ones where nothing was compiled here."""
-    before = kernels.level()
-    yield before
-    kernels.use(before)
-
-
-def plain_only() -> bool:
-    return kernels.levels() == [kernels.PLAIN]
+def loops():
+    """Whatever a test makes of the loops in use is taken back."""
+    coding, merging = native.in_use(), kernels.level()
+    yield
+    native.use(coding)
+    kernels.use(merging)
 
 
 @pytest.fixture(autouse=True)
-def enough(monkeypatch):
-    """Nothing is wrong to begin with: not even with a machine that has no compiler."""
-    if plain_only():
-        pytest.skip("nothing was compiled here, which doctor calls a problem")
+def all_compiled():
+    """Where nothing was compiled, doctor calls that a problem, rightly."""
+    if "NumPy" in {native.supported()[0], kernels.levels()[0]}:
+        pytest.skip("the compiled loops are not installed here")
 
 
 def files_of(root):
@@ -42,6 +40,7 @@ def test_all_is_well(tvc, repo):
     facts = dict(re.findall(r"^(\w+): +(.+)$", said, re.MULTILINE))
     assert re.fullmatch(r"\d+\.\d+\.\d+", facts["tvc"])
     assert re.match(r"\d+\.\d+", facts["git"])
+    assert facts["coding"] in LEVELS
     assert facts["merging"] in LEVELS
     assert facts["repository"] == str(repo)
     assert re.fullmatch(r"tvc-store \d, \d+ objects, [\d.]+ kB", facts["store"])
@@ -76,12 +75,16 @@ def test_outside_a_repository(tvc):
     assert tvc.json("doctor")["repository"] is None
 
 
-def test_plain_loops_are_a_problem(tvc, repo, compiled):
-    kernels.use(kernels.PLAIN)
+def test_plain_loops_are_a_problem(tvc, repo, loops):
+    kernels.use("NumPy")
     said = tvc("doctor", code=1)
     assert "problem: merging is done by NumPy" in said
     assert "install a C compiler" in said
     assert "1 thing should be put right" in tvc.err
+    native.use("NumPy")
+    said = tvc("doctor", code=1)
+    assert "problem: coding is done by NumPy" in said
+    assert "2 things should be put right" in tvc.err
 
 
 def test_an_unknown_store_is_a_problem(tvc, repo):

@@ -20,6 +20,7 @@ from tvc import __version__
 from tvc.merging import kernels
 from tvc.repository.gateway import GitGateway
 from tvc.repository.layout import Layout, NoRepository
+from tvc_store.codecs import native
 from tvc_store.errors import TvcError
 from tvc_store.layout import FORMAT_FILE
 from tvc_store.local import Store
@@ -37,10 +38,13 @@ __all__ = [
 _PACKAGES: Final = ("torch", "numpy", "zstandard", "blake3")
 _LITTLE_SPACE: Final = 1 << 30
 _COMPILE: Final = (
-    "install a C compiler and tvc again: sudo apt-get install gcc python3-dev, "
-    "then pip install --force-reinstall --no-deps tvc from its sources"
+    "install a C compiler (sudo apt-get install gcc python3-dev) and then tvc again from its "
+    "sources, or in a source tree run: python hatch_build.py"
 )
-_LOOPS: Final[Mapping[str, Callable[[], str]]] = {"merging": kernels.level}
+_LOOPS: Final[Mapping[str, Callable[[], str]]] = {
+    "coding": native.in_use,
+    "merging": kernels.level,
+}
 # linux/fs.h: _IOW(0x94, 9, int). Python's fcntl has no name for it before 3.14.
 _FICLONE: Final = 0x40049409
 
@@ -64,8 +68,8 @@ class Program:
 
     Args:
         versions: By program; None where it is not installed.
-        loops: By what they do ("merging"), how the loops over elements run: "AVX-512", "AVX2",
-            "plain C" or "NumPy".
+        loops: By what they do ("coding", "merging"), how the loops over elements run: "AVX-512",
+            "AVX2", "plain C" or "NumPy".
         cores: Number of processors that this process may use.
     """
 
