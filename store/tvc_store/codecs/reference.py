@@ -39,7 +39,7 @@ _GRAINS: Final = 4
 _CHUNK: Final = 512
 _PROBE: Final = 16
 _COUNT_ALL: Final = 1 << 19
-_SPARSE: Final = 4
+_COUNT_QUARTER: Final = 1 << 20
 _COARSE: Final = 1 << 18
 _TERMS: Final = range(-4400, 201)
 _BITS_PER_LANE: Final = 8192
@@ -70,7 +70,7 @@ def encode(grid: Grid, frame: ByteArray, base: ByteArray, *, first: int) -> byte
     classes = _row_classes(grid, folded, exponents, first)
     terms = _terms(grid, exponents, classes, first)
     tokens = _tokens(grid, folded)
-    stride = _SPARSE if count > _COUNT_ALL else 1
+    stride = 1 if count <= _COUNT_ALL else 4 if count <= _COUNT_QUARTER else 8
     contexts, counts, bits = _choose(grid, terms, tokens, classes, first, stride)
     precision = 2 if count > _COARSE else 1
     tables = [make_table(each, stride=stride, precision=precision) for each in counts]

@@ -91,6 +91,42 @@ static size_t exceptions(const uint8_t *tokens, const uint8_t *contexts, size_t 
     return found;
 }
 
+/* As contexts_pass, for elements of 16 bits. */
+static void contexts16(const struct layout *layout, const struct contexts *contexts,
+                       const uint8_t *base, size_t n, const int8_t *column_terms, int row_term,
+                       uint8_t *out)
+{
+    const __m128i shift = _mm_cvtsi32_si128((int)layout->exponent_shift);
+    const __m128i grain = _mm_cvtsi32_si128((int)contexts->grain);
+    const __m256i mask = _mm256_set1_epi16((short)layout->exponent_mask);
+    const __m256i start = _mm256_set1_epi16((short)(row_term - contexts->lowest));
+    const __m256i highest = _mm256_set1_epi16((short)(contexts->count - 1));
+    const __m256i zero = _mm256_setzero_si256();
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const __m256i words = _mm256_loadu_si256((const void *)(base + 2 * i));
+        const __m256i exponent = _mm256_and_si256(_mm256_srl_epi16(words, shift), mask);
+        __m256i q = _mm256_sub_epi16(start, _mm256_add_epi16(exponent, exponent));
+        if (column_terms)
+            q = _mm256_add_epi16(
+                q, _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(column_terms + i))));
+        q = _mm256_max_epi16(_mm256_sra_epi16(q, grain), zero);
+        q = _mm256_min_epi16(q, highest);
+        _mm_storeu_si128((void *)(out + i), _mm_packus_epi16(_mm256_castsi256_si128(q),
+                                                             _mm256_extracti128_si256(q, 1)));
+    }
+    contexts_pass(layout, contexts, base + 2 * i, n - i, column_terms ? column_terms + i : NULL,
+                  row_term, out + i);
+}
+
+static void contexts_of(const struct layout *layout, const struct contexts *contexts,
+                        const uint8_t *base, size_t n, const int8_t *column_terms, int row_term,
+                        uint8_t *out)
+{
+    (layout->itemsize == 2 ? contexts16 : contexts_pass)(layout, contexts, base, n, column_terms,
+                                                         row_term, out);
+}
+
 static inline __m256i load8(const uint8_t *bytes)
 {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)bytes));
@@ -186,7 +222,7 @@ static const uint8_t *decode(const uint32_t *table, const uint8_t *contexts, uin
 const struct level level_avx2 = {
     .name = "AVX2",
     .supported = supported,
-    .contexts = contexts_pass,
+    .contexts = contexts_of,
     .distances = distances_pass,
     .sums = sums_pass,
     .exceptions = exceptions,

@@ -56,6 +56,40 @@ static size_t exceptions(const uint8_t *tokens, const uint8_t *contexts, size_t 
     return found;
 }
 
+/* As contexts_pass, for elements of 16 bits. */
+static void contexts16(const struct layout *layout, const struct contexts *contexts,
+                       const uint8_t *base, size_t n, const int8_t *column_terms, int row_term,
+                       uint8_t *out)
+{
+    const __m128i shift = _mm_cvtsi32_si128((int)layout->exponent_shift);
+    const __m128i grain = _mm_cvtsi32_si128((int)contexts->grain);
+    const __m512i mask = _mm512_set1_epi16((short)layout->exponent_mask);
+    const __m512i start = _mm512_set1_epi16((short)(row_term - contexts->lowest));
+    const __m512i highest = _mm512_set1_epi16((short)(contexts->count - 1));
+    const __m512i zero = _mm512_setzero_si512();
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        const __m512i words = _mm512_loadu_si512(base + 2 * i);
+        const __m512i exponent = _mm512_and_si512(_mm512_srl_epi16(words, shift), mask);
+        __m512i q = _mm512_sub_epi16(start, _mm512_add_epi16(exponent, exponent));
+        if (column_terms)
+            q = _mm512_add_epi16(q, _mm512_cvtepi8_epi16(
+                                        _mm256_loadu_si256((const void *)(column_terms + i))));
+        q = _mm512_max_epi16(_mm512_sra_epi16(q, grain), zero);
+        _mm256_storeu_si256((void *)(out + i), _mm512_cvtepi16_epi8(_mm512_min_epi16(q, highest)));
+    }
+    contexts_pass(layout, contexts, base + 2 * i, n - i, column_terms ? column_terms + i : NULL,
+                  row_term, out + i);
+}
+
+static void contexts_of(const struct layout *layout, const struct contexts *contexts,
+                        const uint8_t *base, size_t n, const int8_t *column_terms, int row_term,
+                        uint8_t *out)
+{
+    (layout->itemsize == 2 ? contexts16 : contexts_pass)(layout, contexts, base, n, column_terms,
+                                                         row_term, out);
+}
+
 static uint8_t *encode(const uint32_t *table, const uint8_t *contexts, const uint8_t *tokens,
                        size_t n, unsigned lanes, uint32_t *states, uint8_t *end)
 {
@@ -140,7 +174,7 @@ static const uint8_t *decode(const uint32_t *table, const uint8_t *contexts, uin
 const struct level level_avx512 = {
     .name = "AVX-512",
     .supported = supported,
-    .contexts = contexts_pass,
+    .contexts = contexts_of,
     .distances = distances_pass,
     .sums = sums_pass,
     .exceptions = exceptions,

@@ -12,8 +12,8 @@ enum {
     FINE = 64,                  /* contexts that are counted before some are put together */
     CHUNK = 512,                /* elements counted in a row */
     PROBE = 16,                 /* elements of a chunk from which the range of contexts is taken */
-    COUNT_ALL = 1 << 19,        /* elements up to which all are counted, one in four above */
-    SPARSE = 4,
+    COUNT_ALL = 1 << 19,        /* elements up to which all are counted */
+    COUNT_QUARTER = 1 << 20,    /* elements up to which one in four is, above one in eight */
     COARSE = 1 << 18,           /* elements up to which tables are kept in half octaves */
     LEAST_TERM = -4400,         /* bounds of all terms together */
     MOST_TERM = 200,
@@ -36,6 +36,7 @@ struct scratch {
     uint32_t states[1 << MAX_LANES_LOG] __attribute__((aligned(64)));
     uint8_t contexts[BLOCK + SPARE], tokens[BLOCK + SPARE];
     uint16_t places[BLOCK + SPARE];
+    uint64_t folded[BLOCK];     /* the distances at those places */
 };
 
 /* Memory is kept for the next frame: fresh pages cost as much as a tenth of the coding. */
@@ -71,11 +72,11 @@ struct stack {
     unsigned held;              /* bits of `waiting` */
 };
 
-static unsigned direct_of(unsigned itemsize) { return itemsize == 8 ? DIRECT_WIDE : DIRECT; }
+static inline unsigned direct_of(unsigned itemsize) { return itemsize == 8 ? DIRECT_WIDE : DIRECT; }
 
-static unsigned length_of(uint64_t x) { return x ? 64 - (unsigned)__builtin_clzll(x) : 0; }
+static inline unsigned length_of(uint64_t x) { return x ? 64 - (unsigned)__builtin_clzll(x) : 0; }
 
-static uint64_t distance_at(unsigned itemsize, const uint8_t *frame, const uint8_t *base, size_t i)
+static inline uint64_t distance_at(unsigned itemsize, const uint8_t *frame, const uint8_t *base, size_t i)
 {
     switch (itemsize) {
     case 1: {
@@ -97,7 +98,7 @@ static uint64_t distance_at(unsigned itemsize, const uint8_t *frame, const uint8
     }
 }
 
-static void place_sum(unsigned itemsize, const uint8_t *base, size_t i, uint64_t folded,
+static inline void place_sum(unsigned itemsize, const uint8_t *base, size_t i, uint64_t folded,
                       uint8_t *out)
 {
     const uint64_t d = folded >> 1 ^ (0 - (folded & 1));
@@ -110,7 +111,7 @@ static void place_sum(unsigned itemsize, const uint8_t *base, size_t i, uint64_t
 }
 
 /* The token of a distance that is not its own: by length and the two bits below the leading one. */
-static unsigned token_of(uint64_t folded, unsigned direct)
+static inline unsigned token_of(uint64_t folded, unsigned direct)
 {
     if (folded < direct)
         return (unsigned)folded;
@@ -118,7 +119,7 @@ static unsigned token_of(uint64_t folded, unsigned direct)
     return direct + 4 * (length - length_of(direct)) + (unsigned)(folded >> (length - 3) & 3);
 }
 
-static void push(struct stack *stack, uint64_t value, unsigned width)
+static inline void push(struct stack *stack, uint64_t value, unsigned width)
 {
     if (width > 32) {
         push(stack, value & 0xffffffff, 32);
@@ -134,7 +135,7 @@ static void push(struct stack *stack, uint64_t value, unsigned width)
 }
 
 /* Take the last field, width <= 32, from a stack of at least that many bits. */
-static uint64_t pop_short(struct stack *stack, const uint8_t *end, unsigned width)
+static inline uint64_t pop_short(struct stack *stack, const uint8_t *end, unsigned width)
 {
     uint64_t loaded = 0;
     stack->at -= width;
@@ -146,7 +147,7 @@ static uint64_t pop_short(struct stack *stack, const uint8_t *end, unsigned widt
     return loaded >> (stack->at & 7) & ((1ULL << width) - 1);
 }
 
-static bool pop(struct stack *stack, const uint8_t *end, unsigned width, uint64_t *value)
+static inline bool pop(struct stack *stack, const uint8_t *end, unsigned width, uint64_t *value)
 {
     if (stack->at < width)
         return false;
@@ -356,19 +357,47 @@ static void make_encoder(struct scratch *scratch, unsigned count, unsigned direc
     }
 }
 
-static void push_distances(struct scratch *scratch, struct stack *stack, size_t found,
-                           unsigned itemsize, const uint8_t *frame, const uint8_t *base)
+/* Give the listed places the tokens of their distances, and keep those. */
+static inline __attribute__((always_inline)) void
+mark_large_as(struct scratch *scratch, size_t found, unsigned itemsize,
+              const uint8_t limits[MAX_CONTEXTS], const uint8_t *frame, const uint8_t *base)
 {
     const unsigned direct = direct_of(itemsize);
-    while (found--) {
-        const size_t i = scratch->places[found];
+    for (size_t k = 0; k < found; k++) {
+        const size_t i = scratch->places[k];
         const uint64_t folded = distance_at(itemsize, frame, base, i);
-        const unsigned length = length_of(folded);
-        if (scratch->tokens[i] == ESCAPE)
-            push(stack, folded, 8 * itemsize);
-        else if (folded >= direct)
-            push(stack, folded & ((1ULL << (length - 3)) - 1), length - 3);
+        const unsigned token = token_of(folded, direct);
+        scratch->folded[k] = folded;
+        scratch->tokens[i] = token < limits[scratch->contexts[i]] ? (uint8_t)token : ESCAPE;
     }
+}
+
+static void mark_large(struct scratch *scratch, size_t found, unsigned itemsize,
+                       const uint8_t limits[MAX_CONTEXTS], const uint8_t *frame,
+                       const uint8_t *base)
+{
+    switch (itemsize) {
+    case 1: mark_large_as(scratch, found, 1, limits, frame, base); break;
+    case 2: mark_large_as(scratch, found, 2, limits, frame, base); break;
+    case 4: mark_large_as(scratch, found, 4, limits, frame, base); break;
+    default: mark_large_as(scratch, found, 8, limits, frame, base); break;
+    }
+}
+
+static void push_large(const struct scratch *scratch, struct stack *given, size_t found,
+                       unsigned itemsize)
+{
+    const unsigned direct = direct_of(itemsize);
+    struct stack stack = *given;
+    while (found--) {
+        const uint64_t folded = scratch->folded[found];
+        const unsigned length = length_of(folded);
+        if (scratch->tokens[scratch->places[found]] == ESCAPE)
+            push(&stack, folded, 8 * itemsize);
+        else if (folded >= direct)
+            push(&stack, folded & ((1ULL << (length - 3)) - 1), length - 3);
+    }
+    *given = stack;
 }
 
 static unsigned lanes_for(uint64_t bits)
@@ -398,6 +427,13 @@ static size_t write_head(struct scratch *scratch, const struct contexts *context
     return size + 4;
 }
 
+/* Ask for the bytes that the next block needs while this one is computed on. */
+static void prefetch(const uint8_t *bytes, size_t size)
+{
+    for (size_t at = 0; at < size; at += 64)
+        __builtin_prefetch(bytes + at);
+}
+
 struct streams {
     uint8_t *words, *end;       /* where the words begin, and the end of their room */
     struct stack low;
@@ -421,15 +457,14 @@ static bool encode_blocks(struct scratch *scratch, const struct level *level,
         level->distances(itemsize, frame + skip, base + skip, part, tokens);
         const size_t found =
             level->exceptions(tokens, scratch->contexts, part, caps, scratch->places);
-        for (size_t k = 0; k < found; k++) {
-            const size_t i = scratch->places[k];
-            const unsigned token = token_of(distance_at(itemsize, frame + skip, base + skip, i),
-                                            direct);
-            tokens[i] = token < limits[scratch->contexts[i]] ? (uint8_t)token : ESCAPE;
+        mark_large(scratch, found, itemsize, limits, frame + skip, base + skip);
+        if (from) {
+            prefetch(base + skip - BLOCK * itemsize, BLOCK * itemsize);
+            prefetch(frame + skip - BLOCK * itemsize, BLOCK * itemsize);
         }
         streams->words = level->encode(scratch->starts[0], scratch->contexts, tokens, part, lanes,
                                        scratch->states, streams->words);
-        push_distances(scratch, &streams->low, found, itemsize, frame + skip, base + skip);
+        push_large(scratch, &streams->low, found, itemsize);
         const size_t size = (size_t)(streams->end - streams->words) + streams->low.at / 8;
         if (size >= n * itemsize)
             return false;
@@ -528,7 +563,7 @@ enum outcome encode_frame(const struct level *level, const struct layout *layout
     measure_rows(layout, frame, base, n, rows, classes);
     set_row_terms(classes, rows, row_terms);
 
-    const unsigned stride = n > COUNT_ALL ? SPARSE : 1;
+    const unsigned stride = n <= COUNT_ALL ? 1 : n <= COUNT_QUARTER ? 4 : 8;
     const unsigned precision = n > COARSE ? 2 : 1;
     const unsigned finest = layout->columns ? 0 : 1;
     struct contexts contexts = {lowest_term(scratch, layout, row_terms, base, n), finest, FINE};
@@ -641,26 +676,40 @@ static bool read_head(struct decoder *decoder, size_t rows)
 }
 
 /* Put the sums in place of those elements whose tokens are not their distances. */
-static bool place_large(struct decoder *decoder, size_t found, unsigned itemsize,
-                        const uint8_t *base, uint8_t *out)
+static inline __attribute__((always_inline)) bool
+place_large_as(struct decoder *decoder, size_t found, unsigned itemsize, const uint8_t *base,
+               uint8_t *out)
 {
     const unsigned direct = direct_of(itemsize), shortest = length_of(direct);
+    struct stack low = decoder->low;
     for (size_t k = 0; k < found; k++) {
         const size_t i = decoder->places[k];
         const unsigned token = decoder->tokens[i], bucket = token - direct;
         const unsigned length = shortest + bucket / 4;
         uint64_t folded;
         if (token == ESCAPE) {
-            if (!pop(&decoder->low, decoder->end, 8 * itemsize, &folded))
+            if (!pop(&low, decoder->end, 8 * itemsize, &folded))
                 return false;
         } else {
-            if (length > 8 * itemsize || !pop(&decoder->low, decoder->end, length - 3, &folded))
+            if (length > 8 * itemsize || !pop(&low, decoder->end, length - 3, &folded))
                 return false;
             folded |= (uint64_t)(4 | bucket % 4) << (length - 3);
         }
         place_sum(itemsize, base, i, folded, out);
     }
+    decoder->low = low;
     return true;
+}
+
+static bool place_large(struct decoder *decoder, size_t found, unsigned itemsize,
+                        const uint8_t *base, uint8_t *out)
+{
+    switch (itemsize) {
+    case 1: return place_large_as(decoder, found, 1, base, out);
+    case 2: return place_large_as(decoder, found, 2, base, out);
+    case 4: return place_large_as(decoder, found, 4, base, out);
+    default: return place_large_as(decoder, found, 8, base, out);
+    }
 }
 
 static bool decode_blocks(struct decoder *decoder, const struct level *level,
@@ -673,6 +722,8 @@ static bool decode_blocks(struct decoder *decoder, const struct level *level,
         const size_t part = n - from < BLOCK ? n - from : BLOCK, skip = from * itemsize;
         find_contexts(level, layout, &decoder->chosen, decoder->row_terms, base, from, part,
                       decoder->contexts);
+        if (n - from > 2 * BLOCK)
+            prefetch(base + skip + BLOCK * itemsize, BLOCK * itemsize);
         decoder->next =
             level->decode(decoder->table, decoder->contexts, decoder->tokens, part,
                           1u << decoder->lanes_log, decoder->states, decoder->next, decoder->end);
