@@ -1,6 +1,7 @@
 """tvc init and tvc commit of a model directory."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -272,4 +273,21 @@ def test_damage_is_found_and_named(tvc, repo, tmp_path):
     # What others read of it is refused too.
     tvc.fails("vectors", "inspect", "listen", code=3)
     tvc.fails("merge", "--ties", "listen", "brief", code=3)
+    assert tvc.recipe() == "base"
+
+
+def test_a_damaged_base_is_named_by_a_commit(tvc, models, tmp_path, monkeypatch):
+    """Its first bytes are as they were, so that it is found out while tensors are stored."""
+    shutil.copytree(models / "base", tmp_path / "base")
+    tvc("init", "new", "--base", tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    status, data = file.stat(), bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    monkeypatch.chdir(tmp_path / "new")
+    error = tvc.fails("commit", models / "listen", "-m", "x", code=3)
+    assert "no longer holds" in error
+    assert "needed by tensor '" in error
+    assert "of base 'base'" in error
     assert tvc.recipe() == "base"

@@ -85,3 +85,25 @@ def test_a_damaged_parent_matters_only_to_who_needs_it():
     comparison.see(0, data)
     with pytest.raises(IntegrityError, match="damaged"):
         comparison.finish()
+
+
+def test_a_parent_that_is_the_base_is_not_read_twice():
+    spec = TensorSpec("BF16", (4,))
+    before, after = np.arange(8, dtype=np.uint8), np.arange(1, 9, dtype=np.uint8)
+    after[:4] = before[:4]
+
+    def unread():
+        raise AssertionError("read")
+        yield before
+
+    known = TensorRef(tensor_id(spec, before), spec)
+    comparison = Comparison(spec, spec, known, unread, base=known.id)
+    comparison.see(0, after[:6], before[:6])
+    comparison.see(6, after[6:], before[6:])
+    assert comparison.finish() == known
+    assert comparison.changed == 2
+    # Of another base nothing follows, and without one the parent is read.
+    for base, given in ((tensor_id(spec, after), before), (known.id, None)):
+        comparison = Comparison(spec, spec, known, unread, base=base)
+        with pytest.raises(AssertionError, match="read"):
+            comparison.see(0, after, given)

@@ -12,7 +12,7 @@ from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
 from tvc_store.elements import Elements
 from tvc_store.errors import IntegrityError
-from tvc_store.ids import TensorHasher
+from tvc_store.ids import ObjectId, TensorHasher
 
 __all__ = ["Comparison"]
 
@@ -27,6 +27,7 @@ class Comparison:
         parent: The parent's.
         known: What the parent's tensor is, where that is known without computing it.
         blocks: Gives the parent's bytes in order, verified at the end, anew at every call.
+        base: The tensor that this one is stored as a difference from, where it is.
     """
 
     def __init__(
@@ -35,12 +36,16 @@ class Comparison:
         parent: TensorSpec,
         known: TensorRef | None,
         blocks: Callable[[], Generator[ByteArray]],
+        *,
+        base: ObjectId | None = None,
     ) -> None:
         self.changed = 0
         self._spec = spec
         self._parent = parent
         self._known = known
         self._blocks = blocks
+        self._base = base
+        self._verified = False
         self._running = blocks()
         self._hasher = None if known else TensorHasher(parent)
         self._block = _NOTHING
@@ -65,17 +70,23 @@ class Comparison:
         content.read(0, first)
         return np.array_equal(first, block[: first.size])
 
-    def see(self, at: int, frame: ByteArray) -> None:
+    def see(self, at: int, frame: ByteArray, base: ByteArray | None = None) -> None:
         """Take the next bytes of the tensor.
 
         Args:
             at: The first of them, which is the last call's end.
             frame: uint8 (n,), of whole elements.
+            base: The same bytes of the base, verified by who calls; given with all frames or none.
 
         Raises:
             IntegrityError: The parent's cannot be had as they were.
         """
         del at
+        if base is not None and self._known and self._known.id == self._base:
+            # The parent is the base, which who stores the difference has read: once is enough.
+            self._verified = True
+            self.changed += _differing(frame, base, self._spec.itemsize)
+            return
         while frame.size and self._spec.dtype == self._parent.dtype:
             block = self._next()
             size = min(frame.size, block.size)
@@ -92,12 +103,21 @@ class Comparison:
             IntegrityError: It is not what it was.
         """
         self._block = _NOTHING
-        while self._next().size:
+        while not self._verified and self._next().size:
             self._block = _NOTHING
         if self._known:
             return self._known
         assert self._hasher
         return TensorRef(self._hasher.finish(), self._parent)
+
+    def check_parent(self) -> None:
+        """Read the parent's tensor whole.
+
+        Raises:
+            IntegrityError: It is not what it was.
+        """
+        for _ in self._blocks():
+            pass
 
     def _next(self) -> ByteArray:
         """Return what is left of the parent's block, or the next one; an empty one at the end."""

@@ -22,6 +22,7 @@ from tvc.recording.matching import Allowances, match_tensors
 from tvc.repository.objects import Objects
 from tvc_store.dtypes import TensorSpec
 from tvc_store.elements import elements_id
+from tvc_store.errors import IntegrityError
 from tvc_store.ids import ObjectId
 from tvc_store.local import Store
 from tvc_store.publishing import Publisher
@@ -159,22 +160,23 @@ class _Recording:
         """
         if source is None:
             return self._unchanged(name)
-        known, content = self.evaluator.known(name), self.model.elements(source)
-        spec = self.model.entries[source].spec
-        with closing(
-            Comparison(spec, self.specs[name], known, lambda: self.evaluator.blocks(name))
-        ) as comparison:
+        known, base = self.evaluator.known(name), self._origin(name)
+        spec, content = self.model.entries[source].spec, self.model.elements(source)
+        comparison = Comparison(
+            spec, self.specs[name], known, lambda: self.evaluator.blocks(name), base=base
+        )
+        with closing(comparison):
             # What is the parent's is found here, and not coded for nothing.
             alike = known and known.spec == spec and comparison.begins_alike(content)
             if known and alike and elements_id(spec, content) == known.id:
                 return _Seen(known, known, 0)
-            identity = self.store.put_elements(
-                spec,
-                content,
-                base=self._origin(name),
-                on_frame=comparison.see,
-                publisher=self.publisher,
-            )
+            try:
+                identity = self.store.put_elements(
+                    spec, content, base=base, on_frame=comparison.see, publisher=self.publisher
+                )
+            except IntegrityError:
+                comparison.check_parent()  # where that is what is damaged, says what needs it
+                raise
             parent = comparison.finish()
         return _Seen(TensorRef(identity, spec), parent, comparison.changed)
 
