@@ -6,7 +6,7 @@ needed (collect.py is told), locking between commands (the callers', with lock.p
 
 import contextlib
 import os
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from stat import S_ISREG
 from typing import Final, Self
@@ -155,7 +155,8 @@ class Store:
             content: Its bytes, read once whole and in order, and a sample of them before.
             base: As for `put_tensor`.
             borrowed: Whether a tensor that is borrowed needs no object of its own.
-            on_frame: Told the first byte and the content of every frame, in order.
+            on_frame: Told the first byte and the content of every frame, in order, and the base's
+                where the object becomes a difference from it; verified with the object.
             publisher: Makes the object durable, and visible, while others are written; it is both
                 once the publisher's context has ended. At once where None.
 
@@ -219,7 +220,11 @@ class Store:
         return self.reader.blob(object_id, limit=limit)
 
     def stream_tensors(
-        self, ids: Sequence[ObjectId], *, only: Collection[int] | None = None
+        self,
+        ids: Sequence[ObjectId],
+        *,
+        only: Collection[int] | None = None,
+        into: Mapping[ObjectId, ByteArray] | None = None,
     ) -> Generator[list[ByteArray]]:
         """Yield the frames of several tensors in step; they are verified after the last.
 
@@ -228,6 +233,7 @@ class Store:
         Args:
             ids: The tensors.
             only: Numbers of the frames to read; nothing is verified then.
+            into: Where whole tensors go, uint8 (nbytes,) each: their frames are parts of it.
 
         Yields:
             A frame of each tensor, uint8 of at most 4 MiB, overwritten by the next; tensors that
@@ -237,7 +243,7 @@ class Store:
             Missing: As for `read_tensor`, and so on for the others. Another source of a borrowed
                 tensor is not tried: `read_tensor` does.
         """
-        return self.reader.stream(ids, only=only)
+        return self.reader.stream(ids, only=only, into=into)
 
     def tensor_spec(self, object_id: ObjectId) -> TensorSpec:
         """Return the type and shape of a tensor, without reading its content.

@@ -23,10 +23,10 @@ from tvc_store.arrays import ByteArray, byte_view
 from tvc_store.buffers import Buffer
 from tvc_store.codecs import BUILT_IN, Coder, MalformedFrame, find_codec
 from tvc_store.elements import frame_count
-from tvc_store.errors import StoreError
 from tvc_store.header import FRAME_BYTES, MAX_HEADER, Header, MalformedObject
+from tvc_store.scratch import allocate
 
-__all__ = ["ObjectFile", "allocate", "coded_frame", "max_shared", "shared_chunk"]
+__all__ = ["ObjectFile", "coded_frame", "max_shared", "shared_chunk"]
 
 _PREFIX: Final = struct.Struct("<BI")
 _LENGTH: Final = struct.Struct("<I")
@@ -34,18 +34,6 @@ _CHECKSUM: Final = 16
 _RAW: Final = 0
 _CODED: Final = 1
 _EQUAL: Final = 2
-
-
-def allocate(nbytes: int) -> ByteArray:
-    """Return an uninitialised array.
-
-    Raises:
-        StoreError: There is not enough memory.
-    """
-    try:
-        return np.empty(nbytes, np.uint8)
-    except MemoryError as error:
-        raise StoreError(f"not enough memory for an object of {nbytes} bytes") from error
 
 
 def max_shared(raw_length: int) -> int:

@@ -4,9 +4,10 @@ Absent on purpose: writing, and the choice of what to read.
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from pathlib import Path
 from stat import S_ISDIR
+from typing import Final
 
 from tvc_store.arrays import ByteArray
 from tvc_store.borrowed import (
@@ -24,7 +25,8 @@ from tvc_store.errors import IntegrityError, StoreError
 from tvc_store.header import FRAME_BYTES, Header, MalformedObject
 from tvc_store.ids import ObjectId, TensorHasher, blob_id
 from tvc_store.layout import place
-from tvc_store.objectfile import ObjectFile, allocate
+from tvc_store.objectfile import ObjectFile
+from tvc_store.scratch import Scratch, allocate
 
 __all__ = ["Damaged", "Misplaced", "Missing", "Opened", "Reader", "TooLarge"]
 
@@ -119,6 +121,9 @@ class Opened:
                 self._held.check_structure()
 
 
+_SCRATCH: Final = 48 << 20
+"""Bytes of frames kept for the next tensor."""
+
 _Target = Callable[[ObjectId, slice], ByteArray]
 """Where a frame of a tensor goes."""
 
@@ -134,6 +139,7 @@ class Reader:
     def __init__(self, root: Path, book: SourceBook) -> None:
         self._root = root
         self._book = book
+        self._scratch = Scratch(_SCRATCH)
 
     def open(self, object_id: ObjectId) -> ObjectFile:
         """Open a stored object; its content is not yet verified.
@@ -186,15 +192,26 @@ class Reader:
         return spec, out
 
     def stream(
-        self, ids: Sequence[ObjectId], *, only: Collection[int] | None = None
+        self,
+        ids: Sequence[ObjectId],
+        *,
+        only: Collection[int] | None = None,
+        into: Mapping[ObjectId, ByteArray] | None = None,
     ) -> Generator[list[ByteArray]]:
         """Yield the frames of several tensors in step; see `Store.stream_tensors`."""
+        whole = into or {}
         with contextlib.ExitStack() as stack:
             opened = self._open_all(stack, ids)
-            scratch = {one.id: allocate(min(FRAME_BYTES, one.nbytes)) for one in opened}
-            yield from _in_step(
-                opened, ids, lambda id_, part: scratch[id_][: part.stop - part.start], only
-            )
+            scratch: dict[ObjectId, ByteArray] = {}
+            for one in opened:
+                if one.id not in whole:
+                    frame = scratch[one.id] = self._scratch.take(min(FRAME_BYTES, one.nbytes))
+                    stack.callback(self._scratch.give, frame)
+
+            def target(id_: ObjectId, part: slice) -> ByteArray:
+                return whole[id_][part] if id_ in whole else scratch[id_][: part.stop - part.start]
+
+            yield from _in_step(opened, ids, target, only)
 
     def blob(self, object_id: ObjectId, *, limit: int) -> bytes:
         """Return a blob of at most `limit` bytes; see `Store.read_blob`."""
@@ -323,16 +340,27 @@ class Reader:
         raise failures[0]
 
     def _believable(self, object_id: ObjectId) -> tuple[Source, BorrowedTensor]:
-        """Return the first place whose file looks as it did when it was hashed."""
+        """Return the first place whose file looks as it did when it was hashed.
+
+        Where that leaves a choice, the first that is verified: what is streamed cannot be taken
+        from elsewhere once it has turned out to be wrong.
+        """
         failures: list[IntegrityError] = []
+        believable: list[tuple[Source, BorrowedTensor]] = []
         for source, tensor in self.places(object_id):
             try:
                 check_file(source, tensor.file)
             except SourceChanged as error:
                 failures.append(error)
             else:
+                believable.append((source, tensor))
+        if not believable:
+            raise failures[0]
+        for source, tensor in believable[:-1]:
+            with contextlib.suppress(SourceChanged):
+                self.borrowed_from(object_id, source, tensor)
                 return source, tensor
-        raise failures[0]
+        return believable[-1]
 
 
 def _in_step(

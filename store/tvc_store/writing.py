@@ -24,24 +24,26 @@ from tvc_store.errors import StoreError
 from tvc_store.header import FRAME_BYTES, Header
 from tvc_store.ids import ObjectId, TensorHasher
 from tvc_store.layout import place
-from tvc_store.objectfile import allocate, coded_frame, max_shared, shared_chunk
+from tvc_store.objectfile import coded_frame, max_shared, shared_chunk
 from tvc_store.ordered import DEPTH, in_order
 from tvc_store.publishing import BACKLOG, Publisher, start_writing_back
 from tvc_store.reading import Opened, Reader
+from tvc_store.scratch import allocate
 
 __all__ = ["OnFrame", "ignore_frame", "write_blob", "write_tensor"]
 
-OnFrame = Callable[[int, ByteArray], None]
-"""Told the first byte and the content of every frame that is written, in order."""
+OnFrame = Callable[[int, ByteArray, ByteArray | None], None]
+"""Told the first byte and the content of every frame that is written, in order, and the same frame
+of the base where the object is a difference from it."""
 
 _NOBODY: Final = ObjectId("0" * 64)
 _Frame = tuple[int, ByteArray, ByteArray | None]
 """A frame's place, its content, and the base's where that is used."""
 
 
-def ignore_frame(at: int, frame: ByteArray) -> None:
+def ignore_frame(at: int, frame: ByteArray, base: ByteArray | None) -> None:
     """Take no notice of a frame."""
-    del at, frame
+    del at, frame, base
 
 
 def write_blob(root: Path, object_id: ObjectId, content: ByteArray) -> None:
@@ -119,7 +121,7 @@ class _Hashes:
 
     def see(self, each: _Frame) -> _Frame:
         at, frame, base = each
-        self._on_frame(at, frame)
+        self._on_frame(at, frame, base)
         if self._identity is None:
             self.own.update(frame)
         if base is not None:

@@ -59,11 +59,19 @@ class Shelf:
     def read_tensor(self, identity):
         return self.read(identity)
 
-    def stream_tensors(self, ids):
+    def stream_tensors(self, ids, *, only=None, into=None):
         self.streamed += 1
         contents = [self.tensors[identity][1] for identity in ids]
-        for start in range(0, max(data.size for data in contents), self.piece):
-            pieces = [data[start : start + self.piece].copy() for data in contents]
+        for index, start in enumerate(range(0, max(map(len, contents)), self.piece)):
+            if only is not None and index not in only:
+                continue
+            part = slice(start, start + self.piece)
+            if into is not None:
+                for identity, data in zip(ids, contents, strict=True):
+                    into[identity][part] = data[part]
+                yield [into[identity][part] for identity in ids]
+                continue
+            pieces = [data[part].copy() for data in contents]
             yield pieces
             for piece in pieces:
                 piece[:] = 0xEE  # overwritten by the next
@@ -229,6 +237,14 @@ def test_what_is_read_once_is_not_kept_and_what_is_read_again_is():
     action, merges = merge_of(shelf, "ties", "BF16", (200, 512))
     shelf.run(action, merges)
     assert shelf.streamed == 2
+
+
+def test_what_is_too_large_to_be_kept_is_sampled_and_streamed_twice(monkeypatch):
+    monkeypatch.setattr("tvc.evaluation.leaves.KEPT_BYTES", 0)
+    shelf = Shelf()
+    action, merges = merge_of(shelf, "ties", "BF16", (600, 512))
+    shelf.run(action, merges)
+    assert shelf.streamed == 3
 
 
 def test_rows_that_only_one_vector_has_are_its_own():

@@ -22,6 +22,7 @@ from tvc.merging.installed import merge_runner
 from tvc.merging.kernels import Floats
 from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
+from tvc_store.scratch import Scratch
 
 if TYPE_CHECKING:
     from tvc.merging.arrays import ArrayMerge, Found
@@ -76,6 +77,7 @@ class Evaluator:
         self._source = source
         self._plan = plan
         self._workers = workers
+        self._scratch = Scratch(workers * KEPT_BYTES)
         self._merges: dict[str, ArrayMerge] = {
             key: _runner(next(iter(tensors.values())))
             for key, tensors in plan.merges.items()
@@ -180,7 +182,7 @@ class Evaluator:
         return self._computed(name).difference(action)
 
     def _computed(self, name: str) -> ComputedTensor:
-        return ComputedTensor(self._source, name, self._merges, self._found)
+        return ComputedTensor(self._source, self._scratch, name, self._merges, self._found)
 
     def _held(self, action: Action) -> int:
         """Return about how many bytes computing a tensor holds."""

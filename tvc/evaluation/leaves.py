@@ -5,7 +5,7 @@ memory; those that are read several times are kept where they are small. Absent 
 and what is computed of them.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -15,7 +15,9 @@ from tvc.domain.snapshot import TensorRef
 from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
 from tvc_store.errors import IntegrityError
+from tvc_store.header import FRAME_BYTES
 from tvc_store.ids import ObjectId
+from tvc_store.scratch import Scratch
 
 __all__ = ["KEPT_BYTES", "Leaves", "Source", "Window", "WrongSpec"]
 
@@ -23,8 +25,10 @@ KEPT_BYTES: Final = 96 << 20
 """Tensors of a computed one that are kept in memory together, where they are read repeatedly."""
 
 _RUN: Final = 64
-_RUN_DISTANCE: Final = 3000
-"""Elements: a fiftieth is sampled."""
+_RUN_DISTANCE: Final = 6000
+"""Elements: a hundredth is sampled."""
+_PIECES: Final = 4
+"""Pieces from which a sample comes where tensors are streamed."""
 
 
 class Source(Protocol):
@@ -38,11 +42,22 @@ class Source(Protocol):
         """Return a tensor, verified."""
         ...
 
-    def stream_tensors(self, ids: Sequence[ObjectId]) -> Iterator[list[ByteArray]]:
+    def stream_tensors(
+        self,
+        ids: Sequence[ObjectId],
+        *,
+        only: Collection[int] | None = None,
+        into: Mapping[ObjectId, ByteArray] | None = None,
+    ) -> Iterator[list[ByteArray]]:
         """Yield tensors in step, in pieces of some MiB, each overwritten by the next.
 
         All pieces but a tensor's last are of one length; a tensor that ends before others yields
         empty ones. They are verified when the last has been read.
+
+        Args:
+            ids: The tensors.
+            only: Numbers of the pieces that are read; nothing is verified then.
+            into: Where whole tensors go, of which the pieces are parts then.
         """
         ...
 
@@ -75,6 +90,7 @@ class Leaves:
 
     Args:
         source: Where they come from.
+        scratch: Where memory comes from; `close` gives it back.
         refs: Which.
         numel: Elements of the computed tensor, at least as many as any of them has.
         repeatedly: Whether they will be read more than once.
@@ -87,6 +103,7 @@ class Leaves:
     def __init__(
         self,
         source: Source,
+        scratch: Scratch,
         refs: Iterable[TensorRef],
         *,
         numel: int,
@@ -94,6 +111,8 @@ class Leaves:
         whole: bool,
     ) -> None:
         self._source = source
+        self._scratch = scratch
+        self._taken: list[ByteArray] = []
         self._refs = {ref.id: ref for ref in refs}
         self._numel = numel
         self._kept: dict[ObjectId, ByteArray] | None = None
@@ -103,6 +122,11 @@ class Leaves:
         mixed = len({ref.spec.itemsize for ref in self._refs.values()}) > 1
         total = sum(ref.spec.nbytes for ref in self._refs.values())
         self._keep = mixed or whole or (repeatedly and total <= KEPT_BYTES)
+
+    def close(self) -> None:
+        """Give memory back; windows and what is a part of them may no longer be used."""
+        while self._taken:
+            self._scratch.give(self._taken.pop())
 
     def windows(self, step: int) -> Iterator[Window]:
         """Yield windows in order, each but the last of `step` elements.
@@ -114,25 +138,28 @@ class Leaves:
         return self._from_memory(step) if self._keep else self._streamed(step)
 
     def sample(self) -> Window | None:
-        """Return elements from all over the tensor, or None where none can be had cheaply.
+        """Return elements from all over the tensor, or None where they cannot be had.
 
         They are taken in runs at a distance that is no multiple of the usual lengths of rows, so
-        that all rows and columns are met.
+        that all rows and columns are met; of what is not kept, from a few pieces.
         """
-        lengths = {ref.spec.numel for ref in self._refs.values()}
-        if not self._keep or lengths != {self._numel} or not self._numel:
+        specs = {ref.spec for ref in self._refs.values()}
+        if len(specs) != 1 or next(iter(specs)).numel != self._numel:
             return None
-        kept = self._in_memory()
-        runs = self._numel // _RUN_DISTANCE
-        parts = {
-            id_: np.ascontiguousarray(
-                data[: runs * _RUN_DISTANCE * self._width(id_)].reshape(runs, -1)[
-                    :, : _RUN * self._width(id_)
-                ]
-            ).reshape(-1)
-            for id_, data in kept.items()
-        }
-        return Window(0, runs * _RUN, parts)
+        width = next(iter(specs)).itemsize
+        if self._keep:
+            runs = [[_runs(data, width)] for data in self._in_memory().values()]
+        else:
+            pieces = -(-self._numel * width // FRAME_BYTES)
+            only = {(2 * i + 1) * pieces // (2 * _PIECES) for i in range(_PIECES)}
+            seen = [
+                [_runs(piece, width) for piece in each]
+                for each in self._source.stream_tensors(list(self._refs), only=only)
+            ]
+            runs = [list(each) for each in zip(*seen, strict=True)]
+        parts = {id_: np.concatenate(each) for id_, each in zip(self._refs, runs, strict=True)}
+        size = next(iter(parts.values())).size // width
+        return Window(0, size, parts) if size else None
 
     def _empty(self, step: int) -> Iterator[Window]:
         for start in range(0, self._numel, step):
@@ -157,12 +184,10 @@ class Leaves:
         widths = {ref.spec.itemsize for ref in self._refs.values()}
         for width in sorted(widths):
             ids = [id_ for id_ in self._refs if self._width(id_) == width]
-            whole = {id_: np.empty(self._refs[id_].spec.nbytes, np.uint8) for id_ in ids}
-            done = 0
-            for frames in self._source.stream_tensors(ids):
-                for id_, frame in zip(ids, frames, strict=True):
-                    whole[id_][done : done + frame.size] = frame
-                done += max(frame.size for frame in frames)
+            whole = {id_: self._scratch.take(self._refs[id_].spec.nbytes) for id_ in ids}
+            self._taken += whole.values()
+            for _ in self._source.stream_tensors(ids, into=whole):
+                pass
             yield from whole.items()
 
     def _streamed(self, step: int) -> Iterator[Window]:
@@ -194,6 +219,12 @@ class Leaves:
 
     def _width(self, identity: ObjectId) -> int:
         return self._refs[identity].spec.itemsize
+
+
+def _runs(data: ByteArray, width: int) -> ByteArray:
+    """Return runs of elements of some content, a hundredth of it, copied."""
+    rows = data[: data.size // (_RUN_DISTANCE * width) * _RUN_DISTANCE * width]
+    return rows.reshape(-1, _RUN_DISTANCE * width)[:, : _RUN * width].reshape(-1).copy()
 
 
 def check_spec(source: Source, ref: TensorRef) -> None:

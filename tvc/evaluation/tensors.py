@@ -5,6 +5,7 @@ added in separate steps: a fused one rounds differently in a vector than after i
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING, Final
@@ -32,6 +33,7 @@ from tvc.merging.kernels import Floats
 from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
 from tvc_store.ids import ObjectId
+from tvc_store.scratch import Scratch
 
 if TYPE_CHECKING:
     from tvc.merging.arrays import ArrayMerge, Found
@@ -63,6 +65,7 @@ class ComputedTensor:
 
     Args:
         source: Where stored tensors come from.
+        scratch: Where memory for them comes from.
         name: Its name, for random draws.
         merges: What runs each merge, by its key.
         found: Results of passes over vectors, by the merge's key.
@@ -71,11 +74,13 @@ class ComputedTensor:
     def __init__(
         self,
         source: Source,
+        scratch: Scratch,
         name: str,
         merges: "Mapping[str, ArrayMerge]",
         found: "Mapping[str, Found]",
     ) -> None:
         self._source = source
+        self._scratch = scratch
         self._name = name
         self._merges = merges
         self._vector = found
@@ -85,15 +90,17 @@ class ComputedTensor:
 
     def blocks(self, action: Combine) -> Generator[ByteArray]:
         """Yield the bytes of a combined tensor in order."""
-        for window in self._prepared(action.terms, action.spec, action.base):
-            yield self._combined(action, window)
+        with self._prepared(action.terms, action.spec, action.base) as windows:
+            for window in windows:
+                yield self._combined(action, window)
 
     def difference(self, action: Combine) -> Floats:
         """Return the sum of the terms, in the shape of the result."""
         spec = action.spec
         whole = np.empty(spec.numel, compute_dtype(spec))
-        for window in self._prepared(action.terms, spec, None):
-            whole[window.start : window.stop] = self._sum(action.terms, window, spec)
+        with self._prepared(action.terms, spec, None) as windows:
+            for window in windows:
+                whole[window.start : window.stop] = self._sum(action.terms, window, spec)
         return whole.reshape(spec.shape)
 
     def observe(self, merged: Merged, kind: "type[Pass]", part: "Part") -> None:
@@ -101,9 +108,11 @@ class ComputedTensor:
         inside = [term for member in merged.members for term in member.terms]
         base = merged.base if "base" in kind.wants else None
         merge = self._merges[merged.key]
-        for window in self._prepared(inside, merged.spec, base, also=merged):
-            merge.observe(kind, part, *self._inputs(merged, window, kind.wants))
+        with self._prepared(inside, merged.spec, base, also=merged) as windows:
+            for window in windows:
+                merge.observe(kind, part, *self._inputs(merged, window, kind.wants))
 
+    @contextmanager
     def _prepared(
         self,
         terms: Sequence[Scaled],
@@ -111,22 +120,26 @@ class ComputedTensor:
         base: TensorRef | None,
         *,
         also: Merged | None = None,
-    ) -> Iterator[Window]:
-        """Take the passes over this tensor that its merges need, and return its windows."""
+    ) -> Generator[Iterator[Window]]:
+        """Take the passes over this tensor that its merges need, and yield its windows."""
         merges = list(merges_of(terms))
         around = [*merges, *([also] if also else [])]
         step = self._step(around, spec)
         repeatedly = any(self._merges[each.key].passes("tensor") for each in merges)
         leaves = Leaves(
             self._source,
+            self._scratch,
             self._refs(terms, base),
             numel=spec.numel,
             repeatedly=repeatedly,
             whole=step >= spec.numel > WINDOW,
         )
-        for merged in merges:
-            self._take(merged, leaves, step)
-        return leaves.windows(step)
+        try:
+            for merged in merges:
+                self._take(merged, leaves, step)
+            yield leaves.windows(step)
+        finally:
+            leaves.close()
 
     def _take(self, merged: Merged, leaves: Leaves, step: int) -> None:
         """Take the passes over this tensor that a merge needs."""

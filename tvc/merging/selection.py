@@ -12,10 +12,9 @@ Equal magnitudes are never told apart: what is kept depends on values, not on a 
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from typing import ClassVar, Final, Self, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,31 +22,20 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
-from tvc.merging.kernels import BINS, collect, count_high, patterns
+from tvc.merging.brackets import Bracket, BracketCount, bin_bracket, bracket_of
+from tvc.merging.kernels import BINS, count_high, patterns
 from tvc.merging.method import Options, Part, Pass, Statistics
 
 __all__ = [
-    "Bracket",
-    "Counts",
     "Ranks",
-    "bin_bracket",
-    "bracket_of",
     "exact_share",
     "keep_at_least",
-    "kth_bin",
     "kth_largest",
     "magnitudes",
     "row_thresholds",
     "share_of",
     "within",
 ]
-
-Counts: TypeAlias = npt.NDArray[np.int64]
-_GREATEST: Final = 0x7FFFFFFF
-_WIDEST: Final = 1 << 20
-"""Patterns that a bracket may have: their table takes 8 MiB."""
-_ROOM: Final = 1 << 18
-"""Patterns that are gathered before they are counted."""
 
 
 def exact_share(share: float) -> Fraction:
@@ -72,26 +60,6 @@ def share_of(share: float, count: int) -> int:
 def magnitudes(tensor: Float[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
     """Return |x| as float32, for comparing."""
     return tensor.abs().float()
-
-
-def kth_bin(counts: Counts, k: int) -> tuple[int, int]:
-    """Find the bin of the k-th largest.
-
-    Args:
-        counts: int64 (bins,), at least k in all.
-        k: From 1.
-
-    Returns:
-        The bin, and which of its own elements it is, counted from the largest.
-    """
-    from_largest = counts[::-1].cumsum()
-    place = int(np.searchsorted(from_largest, k))
-    before = int(from_largest[place - 1]) if place else 0
-    return counts.size - 1 - place, k - before
-
-
-def _magnitude(pattern: int) -> float:
-    return float(np.array([pattern], np.uint32).view(np.float32)[0])
 
 
 class Ranks(Pass):
@@ -121,6 +89,7 @@ class Ranks(Pass):
         )
         self.rows = self.ranked_rows()
         self._brackets: list[list[Bracket]] = []
+        self._counts: list[list[BracketCount]] = []
         self._high = [np.zeros(BINS, np.int64) for _ in range(self.rows)]
         self._nonzero = [0] * self.rows
         self._found: list[list[float]] = []
@@ -153,115 +122,44 @@ class Ranks(Pass):
     def add(self, part: Part) -> None:
         """Add the counts of a tensor."""
         if isinstance(part, _Sample):
-            self._brackets = [
+            self._look(
                 [bracket_of(sample, rank, self.numel) for rank in self.ranks(row, 0)]
                 for row, sample in enumerate(part.patterns())
-            ]
+            )
         elif isinstance(part, _HighCounts):
             for row in range(self.rows):
                 self._high[row] += part.tables[row]
                 self._nonzero[row] += part.nonzero[row]
         elif isinstance(part, _Bracketed):
-            for brackets, new in zip(self._brackets, part.close(), strict=True):
-                for bracket, counted in zip(brackets, new, strict=True):
-                    bracket.add(counted)
+            for counts, new in zip(self._counts, part.counts, strict=True):
+                for count, more in zip(counts, new, strict=True):
+                    count.add(more)
 
     def more(self) -> bool:
         """Say whether the ranks are not found yet."""
         if not self._brackets:
-            for row, table in enumerate(self._high):
+            for table in self._high:
                 table[0] += self.numel - int(table.sum())  # what was not observed is zero
-                ranks = self.ranks(row, self._nonzero[row])
-                self._brackets.append([bin_bracket(table, rank) for rank in ranks])
+            self._look(
+                [bin_bracket(table, rank) for rank in self.ranks(row, self._nonzero[row])]
+                for row, table in enumerate(self._high)
+            )
             return any(bracket.rank for brackets in self._brackets for bracket in brackets)
-        found = [[bracket.value(self.numel) for bracket in each] for each in self._brackets]
+        found = [[count.value() for count in each] for each in self._counts]
         if any(value is None for each in found for value in each):
             self._brackets = []  # the sample was not like the whole
             return True
         self._found = [[value for value in each if value is not None] for each in found]
         return False
 
+    def _look(self, brackets: Iterable[list[Bracket]]) -> None:
+        self._brackets = list(brackets)
+        self._counts = _counts_of(self._brackets, self.numel)
+
     def result(self) -> Tensor:
         """Return the magnitudes, (k, r) float32."""
         none = [[math.inf for _ in each] for each in self._brackets]
         return torch.tensor(self._found or none, dtype=torch.float32)
-
-
-@dataclass(slots=True)
-class Bracket:
-    """Patterns among which a rank is looked for, counted.
-
-    Args:
-        rank: From 1 the largest; 0 is infinity, and nothing is counted.
-        lower: Least pattern.
-        upper: Greatest.
-        above: Elements above.
-        table: int64 (upper - lower + 1,), elements by pattern.
-    """
-
-    rank: int
-    lower: int
-    upper: int
-    above: int
-    table: Counts
-
-    @classmethod
-    def around(cls, rank: int, lower: int, upper: int) -> Self:
-        """Return a bracket in which nothing has been counted."""
-        return cls(rank, lower, upper, 0, np.zeros(upper - lower + 1 if rank else 0, np.int64))
-
-    def add(self, other: "Bracket") -> None:
-        """Add another's counts."""
-        self.above += other.above
-        self.table += other.table
-
-    def value(self, numel: int) -> float | None:
-        """Return the magnitude of the rank, or None where it lies outside.
-
-        Args:
-            numel: Elements that there are; those that were not counted are below, or zero.
-        """
-        if not self.rank:
-            return math.inf
-        inside = int(self.table.sum())
-        if self.lower == 0:
-            self.table[0] += numel - self.above - inside
-            inside = numel - self.above
-        if not self.above < self.rank <= self.above + inside:
-            return None
-        return _magnitude(self.lower + kth_bin(self.table, self.rank - self.above)[0])
-
-
-def bracket_of(sample: npt.NDArray[np.uint32], rank: int, numel: int) -> Bracket:
-    """Return a bracket that a rank lies in, if the whole is like a sample.
-
-    Args:
-        sample: Patterns, sorted.
-        rank: Among the whole, from 1 the largest; 0 for infinity.
-        numel: Elements of the whole.
-    """
-    if not rank or not sample.size:
-        return Bracket.around(rank, 0, 0)
-    share = rank / numel
-    # Neighbours resemble each other, so that the sample tells less than its size says.
-    slack = int(12 * math.sqrt(sample.size * share * (1 - share))) + 16
-    place = sample.size - int(share * sample.size)
-    low, high = max(0, place - slack), min(sample.size - 1, place + slack)
-    lower = int(sample[low]) if place - slack >= 0 else 0
-    upper = int(sample[high]) if place + slack < sample.size else _GREATEST
-    if upper - lower >= _WIDEST:
-        # As wide as a table may be; a rank outside of it is looked for in two rounds.
-        middle = int(sample[min(place, sample.size - 1)])
-        lower, upper = max(0, middle - _WIDEST // 2), middle + _WIDEST // 2 - 1
-    return Bracket.around(rank, lower, min(upper, _GREATEST))
-
-
-def bin_bracket(table: Counts, rank: int) -> Bracket:
-    """Return the bin of `count_high` that a rank lies in."""
-    if not rank:
-        return Bracket.around(0, 0, 0)
-    high, _ = kth_bin(table, rank)
-    return Bracket.around(rank, high << 16, high << 16 | 0xFFFF)
 
 
 class _Sample(Part):
@@ -275,9 +173,9 @@ class _Sample(Part):
             seen.append(patterns(values))
 
     def patterns(self) -> list[npt.NDArray[np.uint32]]:
-        """Return what was seen, sorted."""
+        """Return what was seen."""
         none = np.empty(0, np.uint32)
-        return [np.sort(np.concatenate([none, *seen])) for seen in self._seen]
+        return [np.concatenate([none, *seen]) for seen in self._seen]
 
 
 class _HighCounts(Part):
@@ -297,54 +195,20 @@ class _HighCounts(Part):
 class _Bracketed(Part):
     def __init__(self, ranks: Ranks, brackets: list[list[Bracket]]) -> None:
         self._ranks = ranks
-        self._counters = [
-            [_Counter(Bracket.around(each.rank, each.lower, each.upper)) for each in row]
-            for row in brackets
-        ]
+        self._room = np.empty(0, np.uint32)
+        self.counts = _counts_of(brackets, ranks.numel)
 
     def observe(self, deltas: Tensor, **supplies: Tensor) -> None:
         del supplies
-        for counters, values in zip(self._counters, self._ranks.values(deltas), strict=True):
-            for counter in counters:
-                counter.count(values)
-
-    def close(self) -> list[list[Bracket]]:
-        """Return the brackets, with what was counted."""
-        return [[counter.close() for counter in row] for row in self._counters]
-
-
-class _Counter:
-    """Counts into one bracket, by way of a buffer."""
-
-    def __init__(self, bracket: Bracket) -> None:
-        self._bracket = bracket
-        self._room = np.empty(0, np.uint32)
-        self._filled = 0
-
-    def count(self, values: npt.NDArray[np.float32]) -> None:
-        """Count values, float32 (n,)."""
-        bracket = self._bracket
-        if not bracket.rank:
-            return
-        if self._room.size - self._filled < values.size:
-            self._flush()
+        for counts, values in zip(self.counts, self._ranks.values(deltas), strict=True):
             if self._room.size < values.size:
-                self._room = np.empty(max(_ROOM, values.size), np.uint32)
-        room = self._room[self._filled :]
-        inside, above = collect(values, bracket.lower, bracket.upper, room)
-        self._filled += inside
-        bracket.above += above
+                self._room = np.empty(values.size, np.uint32)
+            for count in counts:
+                count.count(values, self._room)
 
-    def close(self) -> Bracket:
-        """Return the bracket."""
-        self._flush()
-        return self._bracket
 
-    def _flush(self) -> None:
-        if self._filled:
-            found = self._room[: self._filled] - np.uint32(self._bracket.lower)
-            self._bracket.table += np.bincount(found, minlength=self._bracket.table.size)
-            self._filled = 0
+def _counts_of(brackets: list[list[Bracket]], numel: int) -> list[list[BracketCount]]:
+    return [[BracketCount(each, numel) for each in row] for row in brackets]
 
 
 def kth_largest(values: Float32[Tensor, "*shape"], k: int) -> float:
@@ -357,9 +221,9 @@ def kth_largest(values: Float32[Tensor, "*shape"], k: int) -> float:
     flat = _flat(values)
     counts = np.zeros(BINS, np.int64)
     count_high(counts, flat)
-    counter = _Counter(bin_bracket(counts, k))
-    counter.count(flat)
-    found = counter.close().value(flat.size)
+    inside = BracketCount(bin_bracket(counts, k), flat.size)
+    inside.count(flat, np.empty(flat.size, np.uint32))
+    found = inside.value()
     assert found is not None, "k is at most the number of elements"
     return found
 

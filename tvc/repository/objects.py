@@ -4,7 +4,7 @@ Apart from the rest of the repository, so that commands which need no weights lo
 cannot be read is reported with the vectors and tensors that need it.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -62,14 +62,20 @@ class Objects:
         """
         return self._explained(identity, self.store.tensor_spec)
 
-    def stream_tensors(self, ids: Sequence[ObjectId]) -> Generator[list[ByteArray]]:
-        """Yield the frames of tensors in step; they are verified after the last.
+    def stream_tensors(
+        self,
+        ids: Sequence[ObjectId],
+        *,
+        only: Collection[int] | None = None,
+        into: Mapping[ObjectId, ByteArray] | None = None,
+    ) -> Generator[list[ByteArray]]:
+        """Yield the frames of tensors in step; see `Store.stream_tensors`.
 
         Raises:
             UnreadableObject: One is damaged or missing; names the tensors and vectors.
         """
         try:
-            yield from self.store.stream_tensors(ids)
+            yield from self.store.stream_tensors(ids, only=only, into=into)
         except (IntegrityError, Missing):
             for identity in ids:  # finds which of them it is
                 self.read_tensor(identity)

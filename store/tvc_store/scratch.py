@@ -1,0 +1,74 @@
+"""Memory that is used again and again for frames and tensors.
+
+Large arrays from the system come page by page, zeroed, and that costs about as much as filling
+them. What has one size is likely to be needed again in that size, since models repeat their layers.
+"""
+
+import threading
+from collections import OrderedDict
+from typing import Final
+
+import numpy as np
+
+from tvc_store.arrays import ByteArray
+from tvc_store.errors import StoreError
+
+__all__ = ["Scratch", "allocate"]
+
+_SMALL: Final = 1 << 16
+"""Bytes below which arrays are not kept."""
+
+
+def allocate(nbytes: int) -> ByteArray:
+    """Return an uninitialised array.
+
+    Raises:
+        StoreError: There is not enough memory.
+    """
+    try:
+        return np.empty(nbytes, np.uint8)
+    except MemoryError as error:
+        raise StoreError(f"not enough memory for {nbytes} bytes of a tensor") from error
+
+
+class Scratch:
+    """Arrays to borrow; safe for several threads.
+
+    Args:
+        limit: Bytes of arrays that are kept while nobody uses them.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+        self._free: OrderedDict[int, list[ByteArray]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, nbytes: int) -> ByteArray:
+        """Return an array uint8 (nbytes,) with anything in it; `give` it back when it is done.
+
+        Raises:
+            StoreError: There is not enough memory.
+        """
+        with self._lock:
+            if self._free.get(nbytes):
+                self._held -= nbytes
+                self._free.move_to_end(nbytes)
+                return self._free[nbytes].pop()
+        return allocate(nbytes)
+
+    def give(self, array: ByteArray) -> None:
+        """Take an array back, which nobody may use any more."""
+        if array.nbytes < _SMALL:
+            return
+        with self._lock:
+            self._free.setdefault(array.nbytes, []).append(array)
+            self._free.move_to_end(array.nbytes)
+            self._held += array.nbytes
+            while self._held > self._limit:
+                size, oldest = next(iter(self._free.items()))
+                if oldest:
+                    oldest.pop()
+                    self._held -= size
+                if not oldest:
+                    del self._free[size]
