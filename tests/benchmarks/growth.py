@@ -1,6 +1,5 @@
 """Many fine-tunes of one base: what they take, and what looking at them takes."""
 
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,9 +32,8 @@ def _commit(setting: Setting, repository: Path, number: int) -> _Commit:
     name = f"f{number}"
     setting.branch(repository, name)
     before = size_of(repository / ".tvc" / "objects")
-    setting.make([name])
-    sample = setting.commit(repository, name)
-    shutil.rmtree(setting.models / name)
+    with setting.passing(name) as model:
+        sample = setting.commit(repository, name, model)
     return _Commit(sample, size_of(repository / ".tvc" / "objects") - before)
 
 

@@ -1,10 +1,9 @@
 """Peak resident memory of commits and checkouts, for two sizes of model.
 
-Above an interpreter that has imported torch, and above one that has imported NumPy. The fine-tunes
-of the larger model are written, committed and removed one by one, since together they are large.
+Above an interpreter that has imported torch, and above one that has imported NumPy. Fine-tunes are
+made, committed and removed one by one, since together those of the larger model are large.
 """
 
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +39,7 @@ def rows(work: Path, *, small: bool) -> list[Row]:
     peaks: list[Mapping[str, int]] = []
     for size in sizes:
         with setting_of(work, size, group="memory") as setting:
-            peaks.append(_peaks(setting, keeps_tunes=size != "3b"))
+            peaks.append(_peaks(setting))
     torch, numpy = (
         run([sys.executable, "-c", f"import {name}"], work).peak for name in ("torch", "numpy")
     )
@@ -71,17 +70,15 @@ def _of_command(
     ]
 
 
-def _peaks(setting: Setting, *, keeps_tunes: bool) -> Mapping[str, int]:
+def _peaks(setting: Setting) -> Mapping[str, int]:
     """Return the peak of each command, in bytes."""
-    setting.make(TUNES if keeps_tunes else ())
+    setting.make([])
     repository = setting.repository()
-    found: dict[str, int] = {}
+    found: dict[str, int] = {"commit": 0}
     for name in TUNES:
         setting.branch(repository, name)
-        setting.make([name])
-        found["commit"] = max(found.get("commit", 0), setting.commit(repository, name).peak)
-        if not keeps_tunes:
-            shutil.rmtree(setting.models / name)
+        with setting.passing(name) as model:
+            found["commit"] = max(found["commit"], setting.commit(repository, name, model).peak)
     found["checkout, restoring"] = setting.checkout(repository, "t1").peak
     for number, (what, (start, options)) in enumerate(_MERGES.items()):
         setting.branch(repository, f"merged{number}", start=start)

@@ -40,13 +40,22 @@ class Setting:
         """Make the base and fine-tunes, where they are missing."""
         self.models.mkdir(parents=True, exist_ok=True)
         if not (self.models / "base").is_dir():
-            self._make("base", "base", self.size)
+            _make(self.models, "base", "base", self.size)
         for name in tunes:
             if not (self.models / name).is_dir():
-                self._make("tuned", "base", name, str(STEP), name[1:])
+                self._make_tuned(self.models / name)
 
-    def _make(self, *arguments: str) -> None:
-        run([sys.executable, str(_MODELS), *arguments], self.models)
+    @contextlib.contextmanager
+    def passing(self, name: str) -> Generator[Path]:
+        """Yield a fine-tune that is made for the moment, and removed."""
+        folder = self.scratch / name
+        self._make_tuned(folder)
+        yield folder
+        shutil.rmtree(folder)
+
+    def _make_tuned(self, folder: Path) -> None:
+        base = str(self.models / "base")
+        _make(folder.parent, "tuned", base, folder.name, str(STEP), folder.name[1:])
 
     @property
     def raw(self) -> int:
@@ -114,6 +123,10 @@ def setting_of(work: Path, size: str, *, group: str) -> Generator[Setting]:
         yield Setting(work.absolute() / "models" / size, scratch, size)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _make(folder: Path, *arguments: str) -> None:
+    run([sys.executable, str(_MODELS), *arguments], folder)
 
 
 def size_of(folder: Path) -> int:
