@@ -6,6 +6,9 @@ columns and exponents mean for a tensor, which is the codec's.
 
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from tvc_store.arrays import ByteArray
 from tvc_store.codecs import reference
 from tvc_store.codecs.grid import Grid
@@ -15,7 +18,7 @@ try:
 except ImportError:  # built without a compiler
     _coding = None
 
-__all__ = ["decode", "encode", "in_use", "supported", "use"]
+__all__ = ["column_sizes", "decode", "encode", "in_use", "supported", "use"]
 
 NUMPY: Final = "NumPy"
 _forced: list[str] = []
@@ -48,6 +51,23 @@ def decode(grid: Grid, stored: ByteArray, out: ByteArray, base: ByteArray, *, fi
     if _coding is None or _forced == [NUMPY]:
         return reference.decode(grid, stored, out, base, first=first)
     return _coding.decode(stored, out, base, *_arguments(grid), first)
+
+
+def column_sizes(grid: Grid, rows: ByteArray, base: ByteArray) -> npt.NDArray[np.uint64]:
+    """Return how large the changes in each column are, relative to the means of their rows.
+
+    Args:
+        grid: Of the tensor; with columns.
+        rows: uint8 (n,), n > 0, whole rows.
+        base: uint8 (n,).
+
+    Returns:
+        uint64 (columns,), up to a common factor.
+    """
+    if _coding is None or _forced == [NUMPY]:
+        return reference.column_sizes(grid, rows, base)
+    given = (grid.itemsize, grid.exponent_shift, grid.exponent_mask, grid.columns)
+    return np.frombuffer(_coding.column_sizes(rows, base, *given), np.uint64)
 
 
 def supported() -> list[str]:

@@ -14,7 +14,6 @@ sample: they are left out where they do not pay.
 Absent on purpose: the coding itself, which is compiled, with a twin in NumPy (`native`).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -25,7 +24,7 @@ from tvc_store.arrays import ByteArray
 from tvc_store.buffers import Buffer
 from tvc_store.codecs.grid import UNCHANGED, Grid
 from tvc_store.codecs.interface import MalformedFrame
-from tvc_store.codecs.native import decode, encode
+from tvc_store.codecs.native import column_sizes, decode, encode
 from tvc_store.dtypes import TensorSpec
 from tvc_store.elements import Elements
 
@@ -44,9 +43,8 @@ EXPONENTS: Final[dict[str, tuple[int, int]]] = {
 
 _LEAST_COLUMNS: Final = 64  # below, what rows and columns cost is never won back
 _LEAST_ROWS: Final = 16
-_SAMPLE: Final = 1 << 19  # bytes of a piece that is coded to compare
-_SAMPLED_ROWS: Final = 256
-_SAMPLED_BYTES: Final = 1 << 20
+_SAMPLE: Final = 1 << 17  # bytes of a piece that is coded to compare, and of rows sampled
+_SAMPLED_ROWS: Final = 64  # at least
 _FLAT, _BY_ROW, _BY_BOTH = range(3)
 
 
@@ -165,43 +163,27 @@ def _part(elements: Elements, start: int, size: int) -> ByteArray:
     return out
 
 
-def _sampled_rows(
-    spec: TensorSpec, content: Elements, base: Elements
-) -> Iterator[tuple[ByteArray, ByteArray]]:
+def _sampled_rows(spec: TensorSpec, elements: Elements) -> ByteArray:
+    """Return some rows from all over the tensor."""
     row = spec.shape[-1] * spec.itemsize
-    rows = content.nbytes // row
-    count = min(rows, _SAMPLED_ROWS, max(_SAMPLED_BYTES // row, _LEAST_ROWS))
-    for index in range(count):
-        start = index * rows // count * row
-        yield _part(content, start, row), _part(base, start, row)
+    rows = elements.nbytes // row
+    count = min(rows, max(2 * _SAMPLE // row, _SAMPLED_ROWS))
+    out = np.empty((count, row), np.uint8)
+    for index, place in enumerate(out):
+        elements.read(index * rows // count * row, place)
+    return out.reshape(-1)
 
 
 def _column_classes(spec: TensorSpec, content: Elements, base: Elements) -> npt.NDArray[np.uint8]:
     """Return the class of each column: half octaves of the mean size of its changes, 8 the middle.
 
-    Each row of the sample is divided by its mean first, so that no row decides alone. A column in
-    which nothing changed is 0.
+    A column in which nothing changed is 0.
     """
-    grid = _grid(spec, bytes([_FLAT]))
-    sums = np.zeros(_columns(spec))
-    for frame, origin in _sampled_rows(spec, content, base):
-        sizes = _sizes(grid, frame, origin)
-        mean = sizes.mean()
-        if mean > 0:
-            sums += sizes / mean
-    if not sums.any():
-        return np.zeros(sums.size, np.uint8)
-    halves = 2 * np.log2(np.where(sums > 0, sums, 1))
-    middle = halves[sums > 0].mean()
-    classes = np.clip(np.rint(halves - middle) + 8, 1, 15)
-    return np.where(sums > 0, classes, 0).astype(np.uint8)
-
-
-def _sizes(grid: Grid, frame: ByteArray, origin: ByteArray) -> npt.NDArray[np.float64]:
-    """Return the distances times the unit of their base's last place, up to a common factor."""
-    kind = np.dtype(f"<u{grid.itemsize}")
-    words = origin.view(kind)
-    distance = np.abs((frame.view(kind) - words).view(f"<i{grid.itemsize}").astype(np.float64))
-    exponents = (words >> grid.exponent_shift & grid.exponent_mask).astype(np.int64)
-    # One wild element must not decide for its column.
-    return np.ldexp(np.minimum(distance, 4095), exponents - exponents.max())
+    grid = _grid(spec, bytes([_BY_ROW]))
+    sizes = column_sizes(grid, _sampled_rows(spec, content), _sampled_rows(spec, base))
+    is_changed = sizes > 0
+    if not is_changed.any():
+        return np.zeros(sizes.size, np.uint8)
+    halves = 2 * np.log2(np.maximum(sizes, 1).astype(np.float64))
+    classes = np.clip(np.rint(halves - halves[is_changed].mean()) + 8, 1, 15)
+    return np.where(is_changed, classes, 0).astype(np.uint8)

@@ -25,7 +25,7 @@ from tvc_store.codecs.reference_tables import (
     write_tables,
 )
 
-__all__ = ["decode", "encode"]
+__all__ = ["column_sizes", "decode", "encode"]
 
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -101,6 +101,14 @@ def decode(grid: Grid, stored: ByteArray, out: ByteArray, base: ByteArray, *, fi
     except MalformedFrame:
         return False
     return True
+
+
+def column_sizes(grid: Grid, rows: ByteArray, base: ByteArray) -> Words:
+    """Return how large the changes in each column are; see `native.column_sizes`."""
+    sizes = _sizes(_fold(grid, rows, base), _exponents(grid, base)).reshape(-1, grid.columns)
+    means = sizes.sum(axis=1, keepdims=True) // np.uint64(grid.columns)
+    shares = np.uint64(1 << 32) // (means + np.uint64(1))
+    return (sizes * shares >> np.uint64(16)).sum(axis=0)
 
 
 def _decode(grid: Grid, stored: bytes, out: ByteArray, base: ByteArray, first: int) -> None:
@@ -219,10 +227,8 @@ def _row_classes(grid: Grid, folded: Words, exponents: Ints, first: int) -> Ints
     within = np.arange(count) - np.repeat(starts, lengths)
     columns = _column_terms(grid, count, first)
     is_sampled = (within % np.repeat(64 * steps, lengths) < 64) & (columns != UNCHANGED)
-    sizes = np.minimum((folded >> np.uint64(1)) + (folded & np.uint64(1)), np.uint64(4095))
-    below = np.clip(_highest(exponents) - exponents, 0, 30).astype(np.uint64)
-    scaled = sizes << np.uint64(15) >> below
-    scaled = scaled * _SHARES[np.maximum(columns, 0)] >> np.uint64(15)
+    scaled = _sizes(folded, exponents) * _SHARES[np.maximum(columns, 0)]
+    scaled >>= np.uint64(15)
     sums = np.add.reduceat(np.where(is_sampled, scaled, np.uint64(0)), starts)
     counts = np.add.reduceat(is_sampled.astype(np.uint64), starts)
     means = (sums << np.uint64(16)) // np.maximum(counts, np.uint64(1)) + np.uint64(1)
@@ -233,6 +239,13 @@ def _row_classes(grid: Grid, folded: Words, exponents: Ints, first: int) -> Ints
     changed = int(is_changed.sum())
     middle = (int(levels[is_changed].sum()) + changed // 2) // changed if changed else 0
     return np.where(is_changed, np.clip(levels - middle + 8, 1, 15), 0)
+
+
+def _sizes(folded: Words, exponents: Ints) -> Words:
+    """Return distances times the unit of their base's last place; wild ones are cut."""
+    sizes = np.minimum((folded >> np.uint64(1)) + (folded & np.uint64(1)), np.uint64(4095))
+    below = np.clip(_highest(exponents) - exponents, 0, 30).astype(np.uint64)
+    return sizes << np.uint64(15) >> below
 
 
 def _probed(count: int) -> Ints:

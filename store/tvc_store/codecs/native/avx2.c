@@ -225,6 +225,7 @@ const struct level level_avx2 = {
     .contexts = contexts_of,
     .distances = distances_pass,
     .sums = sums_pass,
+    .sizes = sizes_pass,
     .exceptions = exceptions,
     .encode = encode,
     .decode = decode,

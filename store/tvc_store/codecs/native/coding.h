@@ -12,7 +12,9 @@
 #include <string.h>
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "frames are little-endian, and so is this code; the Python twin works everywhere"
+#error "frames are little-endian, and so is this code; the Python twin works everywhere"enum outcome measure_columns(const struct layout *, const uint8_t *frame, const uint8_t *base,
+                             size_t n, uint64_t *sums);
+
 #endif
 
 typedef uint16_t __attribute__((aligned(1), may_alias)) word16;
@@ -67,6 +69,12 @@ struct level {
     /* Write base + distance for n elements whose zigzagged distances are the tokens. */
     void (*sums)(unsigned itemsize, const uint8_t *tokens, const uint8_t *base, size_t n,
                  uint8_t *out);
+
+    /* Return the sum of the sizes of the changes of n elements of one row, 64 of every 64 * step;
+     * each times its share, in units of 1/32768, where there are shares. A size is the distance, at
+     * most 4095, times 2^15, halved for each step of the exponent below `highest`. */
+    uint64_t (*sizes)(const struct layout *, const uint8_t *frame, const uint8_t *base, size_t n,
+                      const uint16_t *shares, unsigned highest, size_t step);
 
     /* List the places where token >= caps[context], in order; return how many. */
     size_t (*exceptions)(const uint8_t *tokens, const uint8_t *contexts, size_t n,
@@ -126,5 +134,7 @@ void take_frame(const struct coded *, uint8_t *out);
 void drop_frame(struct coded *);
 enum outcome decode_frame(const struct level *, const struct layout *, const uint8_t *stored,
                           size_t size, const uint8_t *base, uint8_t *out, size_t n);
+enum outcome measure_columns(const struct layout *, const uint8_t *frame, const uint8_t *base,
+                             size_t n, uint64_t *sums);
 
 #endif

@@ -190,16 +190,22 @@ static void find_contexts(const struct level *level, const struct layout *layout
     }
 }
 
-static unsigned exponent_at(const struct layout *layout, const uint8_t *base, size_t i)
+static inline unsigned exponent_in(unsigned itemsize, const struct layout *layout,
+                                   const uint8_t *base, size_t i)
 {
     uint64_t word;
-    switch (layout->itemsize) {
+    switch (itemsize) {
     case 1: word = base[i]; break;
     case 2: word = ((const word16 *)base)[i]; break;
     case 4: word = ((const word32 *)base)[i]; break;
     default: word = ((const word64 *)base)[i]; break;
     }
     return (unsigned)(word >> layout->exponent_shift) & layout->exponent_mask;
+}
+
+static unsigned exponent_at(const struct layout *layout, const uint8_t *base, size_t i)
+{
+    return exponent_in(layout->itemsize, layout, base, i);
 }
 
 /* Return the term below which only one element in 2048 lies, unchanged rows and columns apart. */
@@ -487,27 +493,30 @@ static unsigned highest_exponent(const struct layout *layout, const uint8_t *bas
     return highest;
 }
 
-/* Return twice the logarithm of the mean size of a row's changes, or 0 where there are none. Sizes
- * are distances times the unit of their base's last place, divided by what is usual in the column. */
-static unsigned row_size(const struct layout *layout, const uint8_t *frame, const uint8_t *base,
-                         size_t from, size_t n, size_t column, unsigned highest)
+/* Return the size of an element's change: its distance times the unit of its base's last place. One
+ * wild element does not decide for its row or column. */
+static inline uint64_t size_of(uint64_t folded, unsigned exponent, unsigned highest)
 {
-    const unsigned itemsize = layout->itemsize;
-    if (!memcmp(frame + from * itemsize, base + from * itemsize, n * itemsize))
+    const uint64_t size = (folded >> 1) + (folded & 1);
+    const unsigned below = exponent < highest ? highest - exponent : 0;
+    return (size < 4095 ? size : 4095) << 15 >> (below < 30 ? below : 30);
+}
+
+/* Return twice the logarithm of the mean size of a row's changes, or 0 where there are none. Sizes
+ * are divided by what is usual in their columns. */
+static unsigned row_size(const struct level *level, const struct layout *layout,
+                         const uint8_t *frame, const uint8_t *base, size_t n,
+                         const uint16_t *shares, unsigned highest)
+{
+    if (!memcmp(frame, base, n * layout->itemsize))
         return 0;
     const size_t step = n >= 2048 ? 4 : n >= 1024 ? 2 : 1;
-    uint64_t sum = 0, count = 0;
-    for (size_t i = 0; i < n; i = i % 64 < 63 ? i + 1 : i + 1 + 64 * (step - 1)) {
-        const int term = layout->column_terms ? layout->column_terms[column + i] : 0;
-        if (term == UNCHANGED)
-            continue;
-        const uint64_t folded = distance_at(itemsize, frame, base, from + i);
-        const uint64_t size = (folded >> 1) + (folded & 1);
-        const unsigned exponent = exponent_at(layout, base, from + i);
-        const unsigned below = exponent < highest ? highest - exponent : 0;
-        const uint64_t scaled = (size < 4095 ? size : 4095) << 15 >> (below < 30 ? below : 30);
-        sum += scaled * shares[term] >> 15;
-        count++;
+    const uint64_t sum = level->sizes(layout, frame, base, n, shares, highest, step);
+    uint64_t count = 0;
+    for (size_t from = 0; from < n; from += 64 * step) {
+        const size_t part = n - from < 64 ? n - from : 64;
+        for (size_t i = from; i < from + part; i++)
+            count += !shares || shares[i];
     }
     const uint64_t mean = count ? (sum << 16) / count + 1 : 1;
     const unsigned bits = length_of(mean) - 1;
@@ -515,17 +524,62 @@ static unsigned row_size(const struct layout *layout, const uint8_t *frame, cons
     return 2 * bits + (mean << (63 - bits) >> 32 >= 0xb504f334) + 1;
 }
 
-static void measure_rows(const struct layout *layout, const uint8_t *frame, const uint8_t *base,
-                         size_t n, size_t rows, uint8_t *classes)
+static inline __attribute__((always_inline)) void
+add_row(const struct layout *layout, unsigned itemsize, const uint8_t *frame, const uint8_t *base,
+        unsigned highest, uint32_t *sizes, uint64_t *sums)
+{
+    const size_t columns = layout->columns;
+    uint64_t sum = 0;
+    for (size_t i = 0; i < columns; i++) {
+        const unsigned exponent = exponent_in(itemsize, layout, base, i);
+        sizes[i] = (uint32_t)size_of(distance_at(itemsize, frame, base, i), exponent, highest);
+        sum += sizes[i];
+    }
+    const uint64_t share = (1ULL << 32) / (sum / columns + 1);
+    for (size_t i = 0; i < columns; i++)
+        sums[i] += sizes[i] * share >> 16;
+}
+
+/* Add to each column what its changes are of the mean in their row; n is of whole rows. */
+enum outcome measure_columns(const struct layout *layout, const uint8_t *frame, const uint8_t *base,
+                             size_t n, uint64_t *sums)
+{
+    uint32_t *sizes = malloc(layout->columns * sizeof *sizes);
+    if (!sizes)
+        return NO_MEMORY;
+    const unsigned itemsize = layout->itemsize, highest = highest_exponent(layout, base, n);
+    for (size_t from = 0; from < n; from += layout->columns) {
+        const uint8_t *row = frame + from * itemsize, *origin = base + from * itemsize;
+        switch (itemsize) {
+        case 1: add_row(layout, 1, row, origin, highest, sizes, sums); break;
+        case 2: add_row(layout, 2, row, origin, highest, sizes, sums); break;
+        case 4: add_row(layout, 4, row, origin, highest, sizes, sums); break;
+        default: add_row(layout, 8, row, origin, highest, sizes, sums); break;
+        }
+    }
+    free(sizes);
+    return DONE;
+}
+
+static void measure_rows(const struct level *level, const struct layout *layout,
+                         const uint8_t *frame, const uint8_t *base, size_t n, size_t rows,
+                         uint16_t *column_shares, uint8_t *classes)
 {
     if (!rows)
         return;
+    for (size_t i = 0; layout->column_terms && i < layout->columns; i++) {
+        const int term = layout->column_terms[i];
+        column_shares[i] = term == UNCHANGED ? 0 : shares[term];
+    }
     const unsigned highest = highest_exponent(layout, base, n);
     uint64_t sum = 0, changed = 0;
     size_t column = layout->first % layout->columns, from = 0;
     for (size_t row = 0; row < rows; row++, column = 0) {
         const size_t rest = layout->columns - column, part = rest < n - from ? rest : n - from;
-        classes[row] = (uint8_t)row_size(layout, frame, base, from, part, column, highest);
+        const size_t skip = from * layout->itemsize;
+        classes[row] = (uint8_t)row_size(level, layout, frame + skip, base + skip, part,
+                                         layout->column_terms ? column_shares + column : NULL,
+                                         highest);
         sum += classes[row];
         changed += classes[row] > 0;
         from += part;
@@ -551,16 +605,19 @@ enum outcome encode_frame(const struct level *level, const struct layout *layout
     const size_t rows = rows_of(layout, n), raw = n * layout->itemsize;
     const size_t room = 2 * n + SPARE, low_room = raw + 9 * (size_t)BLOCK + SPARE;
     const size_t head_room = TABLES_BYTES + rows / 2 + SPARE;
+    const size_t shared = rows && layout->column_terms ? layout->columns : 0;
     struct scratch *scratch =
-        borrow(&coded->memory, sizeof *scratch + room + low_room + head_room + 2 * rows);
+        borrow(&coded->memory, sizeof *scratch + shared * sizeof(uint16_t) + room + low_room +
+                                   head_room + 2 * rows);
     if (!scratch)
         return NO_MEMORY;
-    uint8_t *streams_room = (uint8_t *)(scratch + 1);
+    uint16_t *column_shares = (uint16_t *)(scratch + 1);
+    uint8_t *streams_room = (uint8_t *)(column_shares + shared);
     scratch->head = streams_room + room + low_room;
     scratch->head_room = head_room;
     int8_t *row_terms = (int8_t *)(scratch->head + head_room);
     uint8_t *classes = (uint8_t *)row_terms + rows;
-    measure_rows(layout, frame, base, n, rows, classes);
+    measure_rows(level, layout, frame, base, n, rows, column_shares, classes);
     set_row_terms(classes, rows, row_terms);
 
     const unsigned stride = n <= COUNT_ALL ? 1 : n <= COUNT_QUARTER ? 4 : 8;

@@ -6,6 +6,8 @@
 
 #include "coding.h"
 
+#include <stdlib.h>
+
 enum { MAX_FRAME = 1 << 26 };
 
 static const struct level *const levels[] = {&level_avx512, &level_avx2, &level_plain};
@@ -123,6 +125,37 @@ static PyObject *decode(PyObject *module, PyObject *args)
     return result;
 }
 
+static PyObject *column_sizes(PyObject *module, PyObject *args)
+{
+    (void)module;
+    struct arguments given = {.with_rows = 1};
+    if (!PyArg_ParseTuple(args, "y*y*IIIn", &given.data, &given.base, &given.itemsize,
+                          &given.shift, &given.mask, &given.width))
+        return NULL;
+    PyObject *result = NULL;
+    if (!is_sound(&given, given.data.len) ||
+        given.data.len % ((Py_ssize_t)given.itemsize * given.width)) {
+        PyErr_SetString(PyExc_ValueError, "not rows and their base");
+    } else {
+        const struct layout layout = layout_of(&given);
+        const size_t n = (size_t)given.data.len / given.itemsize;
+        uint64_t *sums = calloc(layout.columns, sizeof *sums);
+        enum outcome outcome = NO_MEMORY;
+        if (sums) {
+            Py_BEGIN_ALLOW_THREADS
+            outcome = measure_columns(&layout, given.data.buf, given.base.buf, n, sums);
+            Py_END_ALLOW_THREADS
+        }
+        result = outcome == DONE
+                     ? PyBytes_FromStringAndSize((const char *)sums,
+                                                 given.width * (Py_ssize_t)sizeof *sums)
+                     : PyErr_NoMemory();
+        free(sums);
+    }
+    release(&given);
+    return result;
+}
+
 static PyObject *supported(PyObject *module, PyObject *none)
 {
     (void)module, (void)none;
@@ -161,6 +194,7 @@ static PyObject *use(PyObject *module, PyObject *args)
 static PyMethodDef methods[] = {
     {"encode", encode, METH_VARARGS, NULL},
     {"decode", decode, METH_VARARGS, NULL},
+    {"column_sizes", column_sizes, METH_VARARGS, NULL},
     {"supported", supported, METH_NOARGS, NULL},
     {"in_use", in_use, METH_NOARGS, NULL},
     {"use", use, METH_VARARGS, NULL},

@@ -37,6 +37,7 @@ const struct level level_plain = {
     .contexts = contexts_pass,
     .distances = distances_pass,
     .sums = sums_pass,
+    .sizes = sizes_pass,
     .exceptions = exceptions,
     .encode = encode_plainly,
     .decode = decode,

@@ -73,6 +73,40 @@ static void sums_pass(unsigned itemsize, const uint8_t *restrict tokens, const u
 #undef SUMS
 }
 
+static uint64_t sizes_pass(const struct layout *layout, const uint8_t *frame, const uint8_t *base,
+                           size_t n, const uint16_t *shares, unsigned highest, size_t step)
+{
+    const unsigned shift = layout->exponent_shift, mask = layout->exponent_mask;
+    uint64_t sum = 0;
+#define SIZE(U, S, W)                                                                              \
+    const U word = ((const W *)base)[i];                                                           \
+    const U d = (U)(((const W *)frame)[i] - word);                                                 \
+    const U far = (U)((S)d < 0 ? 0 - d : d);                                                       \
+    const U most = (U)4095;                                                                        \
+    const uint32_t size = (uint32_t)(sizeof(U) > 1 && far > most ? most : far);                    \
+    const uint32_t exponent = (uint32_t)(word >> shift) & mask;                                    \
+    const uint32_t below = exponent < highest ? highest - exponent : 0;                            \
+    const uint32_t scaled = size << 15 >> (below < 30 ? below : 30);
+#define SIZES(U, S, W)                                                                             \
+    for (size_t from = 0; from < n; from += 64 * step) {                                           \
+        const size_t end = n - from < 64 ? n : from + 64;                                          \
+        if (shares)                                                                                \
+            for (size_t i = from; i < end; i++) {                                                  \
+                SIZE(U, S, W)                                                                      \
+                sum += (uint64_t)scaled * shares[i] >> 15;                                         \
+            }                                                                                      \
+        else                                                                                       \
+            for (size_t i = from; i < end; i++) {                                                  \
+                SIZE(U, S, W)                                                                      \
+                sum += scaled;                                                                     \
+            }                                                                                      \
+    }
+    EACH_WIDTH(layout->itemsize, SIZES)
+#undef SIZES
+#undef SIZE
+    return sum;
+}
+
 static inline uint8_t *encode_one(const uint32_t *table, uint8_t context, uint8_t token,
                                   uint32_t *state, uint8_t *end)
 {
