@@ -43,8 +43,9 @@ EXPONENTS: Final[dict[str, tuple[int, int]]] = {
 
 _LEAST_COLUMNS: Final = 64  # below, what rows and columns cost is never won back
 _LEAST_ROWS: Final = 16
-_SAMPLE: Final = 1 << 17  # bytes of a piece that is coded to compare, and of rows sampled
+_SAMPLE: Final = 1 << 18  # bytes that are looked at first
 _SAMPLED_ROWS: Final = 64  # at least
+_RUN: Final = 1 << 14  # bytes of a sample that lie together
 _FLAT, _BY_ROW, _BY_BOTH = range(3)
 
 
@@ -61,9 +62,10 @@ class Rans:
         """
         if spec is None or base is None or not _has_grid(spec):
             return bytes([_FLAT])
-        candidates = [bytes([_FLAT]), bytes([_BY_ROW])]
-        candidates.append(bytes([_BY_BOTH]) + _pack(_column_classes(spec, content, base)))
-        costs = [_cost(spec, shared, content, base) for shared in candidates]
+        sample, origin = _sample(spec, content), _sample(spec, base)
+        columns = _pack(_column_classes(spec, sample, origin))
+        candidates = [bytes([_FLAT]), bytes([_BY_ROW]), bytes([_BY_BOTH]) + columns]
+        costs = [_cost(spec, shared, sample, origin, content) for shared in candidates]
         return candidates[costs.index(min(costs))]
 
     def coder(self, spec: TensorSpec | None, shared: bytes) -> "_Coder":
@@ -146,41 +148,39 @@ def _unpack(packed: bytes, count: int) -> npt.NDArray[np.uint8]:
     return np.stack([pairs & 15, pairs >> 4], axis=1).astype(np.uint8).reshape(-1)[:count]
 
 
-def _cost(spec: TensorSpec, shared: bytes, content: Elements, base: Elements) -> float:
-    """Return the bytes that the object would take with some parameters, from one piece of it."""
-    row = spec.shape[-1] * spec.itemsize
-    size = min(max(_SAMPLE // row, 1) * row, content.nbytes)
-    start = (content.nbytes - size) // 2 // row * row
-    frame, origin = (_part(each, start, size) for each in (content, base))
-    grid = _grid(spec, shared)
-    coded = encode(grid, frame, origin, first=start // grid.itemsize)
-    return (size if coded is None else len(coded)) * content.nbytes / size + len(shared)
+def _cost(
+    spec: TensorSpec, shared: bytes, sample: ByteArray, origin: ByteArray, content: Elements
+) -> float:
+    """Return the bytes that the object would take with some parameters, by those of a sample."""
+    coded = encode(_grid(spec, shared), sample, origin, first=0)
+    size = sample.size if coded is None else len(coded)
+    if shared[0] == _BY_BOTH:
+        # Columns were fitted to this very sample: what that gains by chance is about a bit each.
+        size += _columns(spec) // 8
+    return size * content.nbytes / sample.size + len(shared)
 
 
-def _part(elements: Elements, start: int, size: int) -> ByteArray:
-    out = np.empty(size, np.uint8)
-    elements.read(start, out)
-    return out
-
-
-def _sampled_rows(spec: TensorSpec, elements: Elements) -> ByteArray:
-    """Return some rows from all over the tensor."""
+def _sample(spec: TensorSpec, elements: Elements) -> ByteArray:
+    """Return some rows, in runs from all over the tensor; few rows are all returned."""
     row = spec.shape[-1] * spec.itemsize
     rows = elements.nbytes // row
-    count = min(rows, max(2 * _SAMPLE // row, _SAMPLED_ROWS))
-    out = np.empty((count, row), np.uint8)
+    wanted = max(_SAMPLE // row, _SAMPLED_ROWS)
+    run = rows if wanted >= rows else max(_RUN // row, 1)
+    runs = -(-min(wanted, rows) // run)
+    out = np.empty((runs, run * row), np.uint8)
     for index, place in enumerate(out):
-        elements.read(index * rows // count * row, place)
+        elements.read(min(index * rows // runs, rows - run) * row, place)
     return out.reshape(-1)
 
 
-def _column_classes(spec: TensorSpec, content: Elements, base: Elements) -> npt.NDArray[np.uint8]:
+def _column_classes(
+    spec: TensorSpec, sample: ByteArray, origin: ByteArray
+) -> npt.NDArray[np.uint8]:
     """Return the class of each column: half octaves of the mean size of its changes, 8 the middle.
 
     A column in which nothing changed is 0.
     """
-    grid = _grid(spec, bytes([_BY_ROW]))
-    sizes = column_sizes(grid, _sampled_rows(spec, content), _sampled_rows(spec, base))
+    sizes = column_sizes(_grid(spec, bytes([_BY_ROW])), sample, origin)
     is_changed = sizes > 0
     if not is_changed.any():
         return np.zeros(sizes.size, np.uint8)
