@@ -333,7 +333,7 @@ def test_draws_are_keyed_by_seed_tensor_and_member_and_by_nothing_else():
     assert [round(float(x), 6) for x in found[0]] == FROZEN
 
 
-FROZEN = [0.771502, 0.893893, 0.833441, 0.519942]
+FROZEN = [0.996849, 0.796436, 0.455504, 0.799549]
 
 
 @given(st.lists(st.integers(0, 99), max_size=4))

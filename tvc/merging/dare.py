@@ -14,7 +14,7 @@ from tvc.merging.mixing import (
     merge_elected,
     weighted_sum,
 )
-from tvc.merging.sparsifying import Density, Rescale, Sizes, per_member, rescaled, size_ratios
+from tvc.merging.sparsifying import Density, Rescale, Sizes, dropped, per_member, size_ratios
 
 __all__ = ["dare", "dare_ties"]
 
@@ -39,7 +39,7 @@ def drop(
     shares = per_member(density, len(deltas))
     ratios = size_ratios(statistics, len(deltas))
     return [
-        rescaled(delta.masked_fill(draws >= share, 0), share, rescale=rescale, ratio=ratio)
+        dropped(delta, draws, share, rescale=rescale, ratio=ratio)
         for delta, draws, share, ratio in zip(deltas, uniforms, shares, ratios, strict=True)
     ]
 
@@ -54,7 +54,7 @@ class DroppedSizes(Sizes):
         shares = per_member(cast("float | tuple[float, ...]", self.options["density"]), len(deltas))
         draws = supplies["uniforms"]
         return [
-            delta.masked_fill(draw >= share, 0)
+            dropped(delta, draw, share, rescale="none", ratio=1)
             for delta, draw, share in zip(deltas, draws, shares, strict=True)
         ]
 

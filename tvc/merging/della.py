@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from tvc.merging.kernels import row_order
 from tvc.merging.method import Statistics, merge_method
 from tvc.merging.mixing import (
     Election,
@@ -21,8 +23,8 @@ from tvc.merging.sparsifying import (
     Density,
     Rescale,
     Sizes,
+    dropped,
     per_member,
-    rescaled,
     rows_of,
     size_ratios,
 )
@@ -65,12 +67,12 @@ def keep_probabilities(
         )
     rows = rows_of(magnitudes(delta))
     steps = rows.shape[1] - 1
-    order = rows.argsort(dim=1, stable=True)
+    order = torch.from_numpy(row_order(rows.contiguous().numpy()).view(np.int32))  # pyright: ignore[reportUnknownMemberType]  # torch's stub is partial
     # By the place in the order: what the smallest, the next, … element is kept with.
     place = torch.arange(rows.shape[1], dtype=delta.dtype) / max(1, steps)
     ladder = low + place * (2 * epsilon) if steps > 0 else torch.full_like(place, density)
     chances = torch.empty(rows.shape, dtype=delta.dtype)
-    chances.scatter_(1, order, ladder.expand(rows.shape))
+    chances.scatter_(1, order.long(), ladder.expand(rows.shape))
     return chances.reshape(delta.shape)
 
 
@@ -100,8 +102,7 @@ def drop_small(
     members = zip(deltas, uniforms, shares, ranges, ratios, strict=True)
     for delta, draws, share, half, ratio in members:
         chances = keep_probabilities(delta, share, half)
-        left = delta.masked_fill(draws >= chances, 0)
-        kept.append(rescaled(left, chances, rescale=rescale, ratio=ratio))
+        kept.append(dropped(delta, draws, chances, rescale=rescale, ratio=ratio))
     return kept
 
 

@@ -33,13 +33,17 @@ __all__ = [
     "collect",
     "count_high",
     "dot",
+    "drop",
     "elect",
     "level",
     "levels",
     "low_rank",
     "narrow",
     "patterns",
+    "row_order",
+    "spread",
     "subtract",
+    "uniforms",
     "use",
     "widen",
 ]
@@ -282,6 +286,107 @@ def collect(
     if inside.size <= room.size:
         room[: inside.size] = inside
     return inside.size, int(np.count_nonzero(found > upper))
+
+
+def spread(members: Sequence[Floats], out: Floats) -> None:
+    """Fill `out` with the sum, over members, of squared distances from their mean.
+
+    Args:
+        members: k times (n,), k at least 1.
+        out: (n,), of the same type.
+    """
+    if loops := _loops(out):
+        loops.spread(out, list(members))
+        return
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        mean = np.zeros_like(out)
+        for member in members:
+            mean += member
+        mean /= out.dtype.type(len(members))
+        out[:] = 0
+        for member in members:
+            distance = member - mean
+            out += distance * distance
+
+
+def drop(
+    values: Floats, draws: npt.NDArray[np.float32], chances: Floats, *, divide: bool
+) -> Floats:
+    """Return values with zeros where the draw is not below the chance.
+
+    Args:
+        values: (n,).
+        draws: float32 (n,), in [0, 1).
+        chances: (n,), of the type of the values, in [0, 1].
+        divide: Divide what is left by its chance.
+    """
+    out = np.empty_like(values)
+    if loops := _loops(values):
+        loops.drop(out, values, draws, chances, divide)
+        return out
+    with np.errstate(over="ignore", under="ignore"):
+        out[:] = np.where(draws >= chances, values.dtype.type(0), values)
+        if divide:
+            out /= np.where(chances == 0, values.dtype.type(1), chances)
+    return out
+
+
+def uniforms(key: int, start: int, stop: int) -> npt.NDArray[np.float32]:
+    """Return uniform draws of a stream, by Philox4x32-10 (Salmon et al., 2011, section 4).
+
+    Args:
+        key: Of the stream, 64 bits.
+        start: First draw.
+        stop: After the last.
+
+    Returns:
+        float32 (stop - start,), multiples of 2^-24 in [0, 1).
+    """
+    first = start // 4
+    size = 4 * (-(-stop // 4) - first)
+    out = np.empty(size, np.float32)
+    if loops := _loops():
+        loops.uniforms(out, key, first)
+    else:
+        words = _philox(key, np.arange(first, first + size // 4, dtype=np.uint64))
+        np.multiply(
+            words.reshape(-1) >> np.uint64(8), np.float32(2**-24), out=out, casting="unsafe"
+        )
+    return out[start - 4 * first :][: stop - start]
+
+
+def _philox(key: int, steps: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return the four words of each step of the counter, uint64 (n, 4) below 2^32."""
+    word, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    a, b = steps & word, steps >> half
+    c, d = np.zeros_like(a), np.zeros_like(a)
+    low, high = key & 0xFFFFFFFF, key >> 32
+    for _ in range(10):
+        one, two = np.uint64(0xD2511F53) * a, np.uint64(0xCD9E8D57) * c
+        a, b = (two >> half) ^ b ^ np.uint64(low), two & word
+        c, d = (one >> half) ^ d ^ np.uint64(high), one & word
+        low, high = (low + 0x9E3779B9) & 0xFFFFFFFF, (high + 0xBB67AE85) & 0xFFFFFFFF
+    return np.stack([a, b, c, d], axis=1)
+
+
+def row_order(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    """Return, for each row, the places of its elements by rising magnitude.
+
+    Equal magnitudes stay in the order of their places; NaN comes last.
+
+    Args:
+        values: float32 (rows, columns), contiguous.
+
+    Returns:
+        uint32 (rows, columns).
+    """
+    loops = _loops()
+    if loops and values.size:
+        out = np.empty(values.shape, np.uint32)
+        loops.row_order(out, values, values.shape[1])
+        return out
+    keys = np.minimum(patterns(values), np.uint32(0x7F800001))
+    return keys.argsort(axis=1, kind="stable").astype(np.uint32)
 
 
 def elect(members: Sequence[Floats], how: Election, out: Floats) -> None:

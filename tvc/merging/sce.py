@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tvc.merging import kernels
 from tvc.merging.method import Options, Scope, Statistics, merge_method
-from tvc.merging.mixing import mean, merge_elected
+from tvc.merging.mixing import merge_elected
 from tvc.merging.options import Number
 from tvc.merging.reductions import Products
-from tvc.merging.selection import Ranks, magnitudes, share_of
+from tvc.merging.selection import Ranks, share_of
 
 __all__ = ["sce"]
 
@@ -35,7 +36,7 @@ class Variances(Ranks):
 
     def values(self, deltas: Tensor) -> Sequence[npt.NDArray[np.float32]]:
         """Return the variance of each element over members."""
-        return [variance_of(deltas).float().reshape(-1).numpy()]
+        return [_flat_variance(deltas)]
 
     def ranks(self, row: int, nonzero: int) -> Sequence[int]:
         """Return how many are selected."""
@@ -96,14 +97,13 @@ def selected(deltas: Tensor, statistics: Statistics) -> list[Tensor]:
     if Variances.name not in statistics:
         return list(deltas)
     threshold = float(statistics[Variances.name])
-    unselected = magnitudes(variance_of(deltas)) < threshold
-    return [delta.masked_fill(unselected, 0) for delta in deltas]
+    variances = torch.from_numpy(_flat_variance(deltas)).reshape(deltas.shape[1:])  # pyright: ignore[reportUnknownMemberType]  # torch's stub is partial
+    return [delta.masked_fill(variances < threshold, 0) for delta in deltas]
 
 
-def variance_of(deltas: Tensor) -> Tensor:
-    """Return the sum of squared distances from the mean of the members, (*shape)."""
-    average = mean(deltas)
-    variance = torch.zeros_like(average)
-    for delta in deltas:
-        variance += (delta - average).square_()
-    return variance
+def _flat_variance(deltas: Tensor) -> npt.NDArray[np.float32]:
+    """Return the sum of squared distances from the mean of the members, (n,)."""
+    flat = [delta.reshape(-1).contiguous().numpy() for delta in deltas]
+    variance = np.empty_like(flat[0])
+    kernels.spread(flat, variance)
+    return variance.astype(np.float32, copy=False)

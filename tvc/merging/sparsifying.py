@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
+from tvc.merging import kernels
 from tvc.merging.method import Options, Part, Pass, Scope, Statistics
 from tvc.merging.options import Choice, Number
 from tvc.merging.reductions import absolute_sum
 
-__all__ = ["Density", "Rescale", "Sizes", "per_member", "rescaled", "rows_of", "size_ratios"]
+__all__ = ["Density", "Rescale", "Sizes", "dropped", "per_member", "rows_of", "size_ratios"]
 
 Density = Annotated[
     float | tuple[float, ...],
@@ -44,28 +45,29 @@ def per_member(option: float | tuple[float, ...], members: int) -> tuple[float, 
     return option if isinstance(option, tuple) else (option,) * members
 
 
-def rescaled(
-    kept: Float[Tensor, "*shape"],
-    probability: Float[Tensor, "*shape"] | float,
+def dropped(
+    delta: Float[Tensor, "*shape"],
+    draws: Float32[Tensor, "*shape"],
+    chances: Float[Tensor, "*shape"] | float,
     *,
     rescale: str,
     ratio: float,
 ) -> Float[Tensor, "*shape"]:
-    """Make up for what was dropped.
+    """Drop the elements whose draw is not below their chance, and make up for them.
 
     Args:
-        kept: The sparsified member.
-        probability: With which each element is kept, in [0, 1].
-        rescale: "density", "l1" or "none".
+        delta: The member.
+        draws: In [0, 1).
+        chances: With which each element is kept, in [0, 1].
+        rescale: "density" (what is left is divided by its chance), "l1" or "none".
         ratio: For "l1", by what the size shrank.
     """
-    if rescale == "density":
-        # Where the probability is 0 nothing was kept: 0 / 1.
-        chance = torch.as_tensor(probability, dtype=kept.dtype)
-        return kept / chance.masked_fill(chance == 0, 1)
-    if rescale == "l1":
-        return kept * ratio
-    return kept
+    flat = delta.reshape(-1).contiguous().numpy()
+    each = torch.as_tensor(chances, dtype=delta.dtype).expand(delta.shape).reshape(-1).contiguous()
+    uniforms = draws.reshape(-1).contiguous().numpy()
+    left = kernels.drop(flat, uniforms, each.numpy(), divide=rescale == "density")
+    kept = torch.from_numpy(left).reshape(delta.shape)  # pyright: ignore[reportUnknownMemberType]  # torch's stub is partial
+    return kept * ratio if rescale == "l1" else kept
 
 
 class Sizes(Pass):

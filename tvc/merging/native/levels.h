@@ -8,7 +8,7 @@
 
 enum { BRAIN = 0, HALF = 1, SINGLE = 2 };                 /* stored types */
 enum { NO_VOTE = 0, BY_MASS = 1, BY_COUNT = 2 };          /* how signs are elected */
-enum { TILE = 1024, PIECE = 16384, LANES = 16, BINS = 32768 };
+enum { TILE = 1024, PIECE = 16384, LANES = 16, STEPS = 64, BINS = 32768 };
 
 struct election {
     size_t count;
@@ -24,6 +24,9 @@ struct loops {
     void (*add_scaled)(float *, const float *, size_t, float);
     void (*add)(float *, const float *, size_t);
     void (*elect)(float *, const float *const *, size_t, const struct election *);
+    void (*spread)(float *, const float *const *, size_t, size_t);
+    void (*drop)(float *, const float *, const float *, const float *, size_t, int);
+    void (*uniforms)(float *, size_t, uint64_t, uint64_t);
     void (*product)(double *, const double *, const double *, size_t, size_t, size_t, double);
     double (*dot)(const float *, const float *, size_t, double);
     void (*count_high)(int64_t *, uint32_t *, const float *, size_t);

@@ -199,6 +199,85 @@ static TARGET void LEVEL(elect)(float *restrict out, const float *const *members
     }
 }
 
+/* The sum over members of squared distances from their mean. */
+static TARGET void LEVEL(spread)(float *restrict out, const float *const *members, size_t count,
+                                 size_t n)
+{
+    float mean[TILE];
+    for (size_t i = 0; i < n; i++)
+        mean[i] = 0.0f;
+    for (size_t m = 0; m < count; m++) {
+        const float *restrict from = members[m];
+        for (size_t i = 0; i < n; i++)
+            mean[i] = mean[i] + from[i];
+    }
+    for (size_t i = 0; i < n; i++) {
+        mean[i] = mean[i] / (float)count;
+        out[i] = 0.0f;
+    }
+    for (size_t m = 0; m < count; m++) {
+        const float *restrict from = members[m];
+        for (size_t i = 0; i < n; i++) {
+            float distance = from[i] - mean[i];
+            float square = distance * distance;
+            out[i] = out[i] + square;
+        }
+    }
+}
+
+/* Zero where the draw is not below the chance; what is left is divided by the chance if asked. */
+static TARGET void LEVEL(drop)(float *restrict out, const float *restrict from,
+                               const float *restrict draws, const float *restrict chances,
+                               size_t n, int divide)
+{
+    if (divide) {
+        for (size_t i = 0; i < n; i++) {
+            float kept = draws[i] >= chances[i] ? 0.0f : from[i];
+            out[i] = kept / (chances[i] == 0.0f ? 1.0f : chances[i]);
+        }
+    } else {
+        for (size_t i = 0; i < n; i++)
+            out[i] = draws[i] >= chances[i] ? 0.0f : from[i];
+    }
+}
+
+/* Philox4x32-10 (Salmon et al., 2011, section 4): four draws for each step of the counter. */
+static TARGET void LEVEL(uniforms)(float *restrict out, size_t n, uint64_t key, uint64_t first)
+{
+    for (size_t start = 0; start < n; start += 4 * STEPS, first += STEPS) {
+        uint32_t a[STEPS], b[STEPS], c[STEPS], d[STEPS];
+        float drawn[4 * STEPS];
+        for (size_t lane = 0; lane < STEPS; lane++) {
+            a[lane] = (uint32_t)(first + lane);
+            b[lane] = (uint32_t)((first + lane) >> 32);
+            c[lane] = 0;
+            d[lane] = 0;
+        }
+        uint32_t low = (uint32_t)key, high = (uint32_t)(key >> 32);
+        for (int round = 0; round < 10; round++) {
+            for (size_t lane = 0; lane < STEPS; lane++) {
+                uint64_t one = (uint64_t)0xD2511F53u * a[lane];
+                uint64_t two = (uint64_t)0xCD9E8D57u * c[lane];
+                uint32_t was = b[lane];
+                a[lane] = (uint32_t)(two >> 32) ^ was ^ low;
+                b[lane] = (uint32_t)two;
+                c[lane] = (uint32_t)(one >> 32) ^ d[lane] ^ high;
+                d[lane] = (uint32_t)one;
+            }
+            low += 0x9E3779B9u;
+            high += 0xBB67AE85u;
+        }
+        for (size_t lane = 0; lane < STEPS; lane++) {
+            drawn[4 * lane] = (float)(int32_t)(a[lane] >> 8) * 0x1p-24f;
+            drawn[4 * lane + 1] = (float)(int32_t)(b[lane] >> 8) * 0x1p-24f;
+            drawn[4 * lane + 2] = (float)(int32_t)(c[lane] >> 8) * 0x1p-24f;
+            drawn[4 * lane + 3] = (float)(int32_t)(d[lane] >> 8) * 0x1p-24f;
+        }
+        size_t size = n - start < 4 * STEPS ? n - start : 4 * STEPS;
+        memcpy(out + start, drawn, size * sizeof *drawn);
+    }
+}
+
 /* out (rows, columns) = up (rows, rank) times down (rank, columns), times a scale: every element is
  * summed over the rank in order. */
 static TARGET void LEVEL(product)(double *restrict out, const double *restrict up,

@@ -256,61 +256,232 @@ static PyObject *py_collect(PyObject *self, PyObject *args)
     return done;
 }
 
-/* elect(out, members, bounds, vote, zero_positive, divide, by_weights)
- * bounds: float32 (4, k): lower, upper, votes, weights. */
+/* Several buffers of one length, and where a tile of each begins. */
+struct members {
+    Py_ssize_t count, taken;
+    Py_buffer *views;
+    const float **tiles;
+};
+
+static void release_members(struct members *members)
+{
+    while (members->taken > 0)
+        PyBuffer_Release(&members->views[--members->taken]);
+    free(members->views);
+    free(members->tiles);
+}
+
+/* 0 and an exception where they are not buffers of `nbytes`; release them either way. */
+static int take_members(PyObject *list, struct members *members, Py_ssize_t nbytes)
+{
+    members->taken = 0;
+    members->count = PyList_Size(list);
+    members->views = NULL;
+    members->tiles = NULL;
+    if (members->count < 1 || members->count > MAX_MEMBERS) {
+        PyErr_Format(PyExc_ValueError, "%zd members", members->count);
+        return 0;
+    }
+    members->views = calloc((size_t)members->count, sizeof *members->views);
+    members->tiles = calloc((size_t)members->count, sizeof *members->tiles);
+    if (!members->views || !members->tiles) {
+        PyErr_NoMemory();
+        return 0;
+    }
+    for (; members->taken < members->count; members->taken++)
+        if (!take(PyList_GetItem(list, members->taken), &members->views[members->taken], 0, nbytes))
+            return 0;
+    return 1;
+}
+
+static const float *const *tiles_at(struct members *members, size_t start)
+{
+    for (Py_ssize_t m = 0; m < members->count; m++)
+        members->tiles[m] = (const float *)members->views[m].buf + start;
+    return members->tiles;
+}
+
+/* elect(out, members, numbers, vote, zero_positive, divide, by_weights)
+ * numbers: float32 (4, k): lower bounds, upper bounds, votes, weights. */
 static PyObject *py_elect(PyObject *self, PyObject *args)
 {
     (void)self;
-    PyObject *out_object, *members_object, *numbers_object;
+    PyObject *out_object, *list, *numbers_object;
     struct election how;
+    struct members members;
     Py_buffer out, numbers;
-    if (!PyArg_ParseTuple(args, "OO!Oippp", &out_object, &PyList_Type, &members_object,
-                          &numbers_object, &how.vote, &how.zero_positive, &how.divide,
-                          &how.by_weights))
+    if (!PyArg_ParseTuple(args, "OO!Oippp", &out_object, &PyList_Type, &list, &numbers_object,
+                          &how.vote, &how.zero_positive, &how.divide, &how.by_weights))
         return NULL;
-    Py_ssize_t count = PyList_Size(members_object);
-    if (count < 0 || count > MAX_MEMBERS || how.vote < NO_VOTE || how.vote > BY_COUNT)
-        return PyErr_Format(PyExc_ValueError, "%zd members, vote %d", count, how.vote);
-    if (!take(numbers_object, &numbers, 0, 4 * 4 * count))
+    if (how.vote < NO_VOTE || how.vote > BY_COUNT)
+        return PyErr_Format(PyExc_ValueError, "vote %d", how.vote);
+    if (!take(out_object, &out, 1, -1))
         return NULL;
     PyObject *done = NULL;
-    Py_ssize_t taken = 0;
-    Py_buffer *views = calloc((size_t)count + 1, sizeof *views);
-    const float **parts = calloc((size_t)count + 1, sizeof *parts);
-    if (!views || !parts) {
-        PyErr_NoMemory();
-        goto end;
-    }
-    if (!take(out_object, &out, 1, -1))
-        goto end;
-    for (; taken < count; taken++)
-        if (!take(PyList_GetItem(members_object, taken), &views[taken], 0, out.len))
-            break;
-    if (taken == count) {
+    if (take_members(list, &members, out.len)
+        && take(numbers_object, &numbers, 0, 16 * members.count)) {
         const float *each = numbers.buf;
-        how.count = (size_t)count;
+        size_t n = (size_t)out.len / 4;
+        how.count = (size_t)members.count;
         how.lower = each;
-        how.upper = each + count;
-        how.votes = each + 2 * count;
-        how.weights = each + 3 * count;
+        how.upper = each + how.count;
+        how.votes = each + 2 * how.count;
+        how.weights = each + 3 * how.count;
+        Py_BEGIN_ALLOW_THREADS
+        for (size_t start = 0; start < n; start += TILE)
+            active->elect((float *)out.buf + start, tiles_at(&members, start),
+                          n - start < TILE ? n - start : TILE, &how);
+        Py_END_ALLOW_THREADS
+        PyBuffer_Release(&numbers);
+        done = Py_NewRef(Py_None);
+    }
+    release_members(&members);
+    PyBuffer_Release(&out);
+    return done;
+}
+
+/* spread(out, members): the sum of squared distances from the mean. */
+static PyObject *py_spread(PyObject *self, PyObject *args)
+{
+    (void)self;
+    PyObject *out_object, *list;
+    struct members members;
+    Py_buffer out;
+    if (!PyArg_ParseTuple(args, "OO!", &out_object, &PyList_Type, &list)
+        || !take(out_object, &out, 1, -1))
+        return NULL;
+    PyObject *done = NULL;
+    if (take_members(list, &members, out.len)) {
         size_t n = (size_t)out.len / 4;
         Py_BEGIN_ALLOW_THREADS
-        for (size_t start = 0; start < n; start += TILE) {
-            for (Py_ssize_t m = 0; m < count; m++)
-                parts[m] = (const float *)views[m].buf + start;
-            active->elect((float *)out.buf + start, parts, n - start < TILE ? n - start : TILE,
-                          &how);
-        }
+        for (size_t start = 0; start < n; start += TILE)
+            active->spread((float *)out.buf + start, tiles_at(&members, start),
+                           (size_t)members.count, n - start < TILE ? n - start : TILE);
         Py_END_ALLOW_THREADS
         done = Py_NewRef(Py_None);
     }
+    release_members(&members);
     PyBuffer_Release(&out);
-end:
+    return done;
+}
+
+/* drop(out, values, draws, chances, divide) */
+static PyObject *py_drop(PyObject *self, PyObject *args)
+{
+    (void)self;
+    PyObject *objects[4];
+    Py_buffer views[4];
+    int divide, taken = 0;
+    if (!PyArg_ParseTuple(args, "OOOOp", &objects[0], &objects[1], &objects[2], &objects[3],
+                          &divide))
+        return NULL;
+    for (; taken < 4; taken++)
+        if (!take(objects[taken], &views[taken], taken == 0, taken ? views[0].len : -1))
+            break;
+    PyObject *done = NULL;
+    if (taken == 4) {
+        Py_BEGIN_ALLOW_THREADS
+        active->drop(views[0].buf, views[1].buf, views[2].buf, views[3].buf,
+                     (size_t)views[0].len / 4, divide);
+        Py_END_ALLOW_THREADS
+        done = Py_NewRef(Py_None);
+    }
     while (taken > 0)
         PyBuffer_Release(&views[--taken]);
-    free(views);
-    free(parts);
-    PyBuffer_Release(&numbers);
+    return done;
+}
+
+/* uniforms(out, key, first): draws from a step of the counter on. */
+static PyObject *py_uniforms(PyObject *self, PyObject *args)
+{
+    (void)self;
+    PyObject *out_object;
+    unsigned long long key, first;
+    Py_buffer out;
+    if (!PyArg_ParseTuple(args, "OKK", &out_object, &key, &first)
+        || !take(out_object, &out, 1, -1))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    active->uniforms(out.buf, (size_t)out.len / 4, key, first);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&out);
+    Py_RETURN_NONE;
+}
+
+/* The places of a row's elements by rising magnitude; equal ones stay in order. Digits of 11 bits,
+ * least first; NaN is one magnitude, above infinity. */
+static void order_row(uint32_t *order, const float *from, size_t n, uint32_t *keys, uint32_t *other,
+                      uint32_t *places)
+{
+    enum { DIGITS = 3, DIGIT = 11, SIZE = 1 << DIGIT };
+    uint32_t counts[DIGITS][SIZE];
+    memset(counts, 0, sizeof counts);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, from + i, sizeof bits);
+        bits &= 0x7FFFFFFFu;
+        keys[i] = bits = bits > 0x7F800000u ? 0x7F800001u : bits;
+        order[i] = (uint32_t)i;
+        for (int digit = 0; digit < DIGITS; digit++)
+            counts[digit][(bits >> (DIGIT * digit)) & (SIZE - 1)]++;
+    }
+    uint32_t *from_keys = keys, *to_keys = other, *from_order = order, *to_order = places;
+    for (int digit = 0; digit < DIGITS; digit++) {
+        uint32_t *count = counts[digit], before = 0;
+        if (n && count[(from_keys[0] >> (DIGIT * digit)) & (SIZE - 1)] == n)
+            continue;
+        for (size_t bucket = 0; bucket < SIZE; bucket++) {
+            uint32_t here = count[bucket];
+            count[bucket] = before;
+            before += here;
+        }
+        for (size_t i = 0; i < n; i++) {
+            uint32_t at = count[(from_keys[i] >> (DIGIT * digit)) & (SIZE - 1)]++;
+            to_keys[at] = from_keys[i];
+            to_order[at] = from_order[i];
+        }
+        uint32_t *swap = from_keys;
+        from_keys = to_keys;
+        to_keys = swap;
+        swap = from_order;
+        from_order = to_order;
+        to_order = swap;
+    }
+    if (from_order != order)
+        memcpy(order, from_order, n * sizeof *order);
+}
+
+/* row_order(out, values, columns): for each row the places of its elements by rising magnitude. */
+static PyObject *py_row_order(PyObject *self, PyObject *args)
+{
+    (void)self;
+    PyObject *out_object, *values_object;
+    Py_ssize_t columns;
+    Py_buffer out, values;
+    if (!PyArg_ParseTuple(args, "OOn", &out_object, &values_object, &columns))
+        return NULL;
+    if (columns < 1 || columns > UINT32_MAX)
+        return PyErr_Format(PyExc_ValueError, "rows of %zd", columns);
+    if (!take(values_object, &values, 0, -1))
+        return NULL;
+    PyObject *done = NULL;
+    uint32_t *room = malloc(3 * (size_t)columns * sizeof *room);
+    if (!room) {
+        PyErr_NoMemory();
+    } else if (values.len / 4 % columns) {
+        PyErr_SetString(PyExc_ValueError, "values that are not whole rows");
+    } else if (take(out_object, &out, 1, values.len)) {
+        size_t n = (size_t)values.len / 4, width = (size_t)columns;
+        Py_BEGIN_ALLOW_THREADS
+        for (size_t start = 0; start < n; start += width)
+            order_row((uint32_t *)out.buf + start, (const float *)values.buf + start, width, room,
+                      room + width, room + 2 * width);
+        Py_END_ALLOW_THREADS
+        PyBuffer_Release(&out);
+        done = Py_NewRef(Py_None);
+    }
+    free(room);
+    PyBuffer_Release(&values);
     return done;
 }
 
@@ -324,6 +495,10 @@ static PyMethodDef methods[] = {
     {"dot", py_dot, METH_VARARGS, "Add a sum of products to a float64 total."},
     {"count_high", py_count_high, METH_VARARGS, "Count magnitudes by high bits."},
     {"collect", py_collect, METH_VARARGS, "Collect magnitudes within bounds."},
+    {"spread", py_spread, METH_VARARGS, "Sum squared distances from the mean of members."},
+    {"drop", py_drop, METH_VARARGS, "Drop what is drawn."},
+    {"uniforms", py_uniforms, METH_VARARGS, "Draw uniform numbers."},
+    {"row_order", py_row_order, METH_VARARGS, "Order the rows of a matrix by magnitude."},
     {"elect", py_elect, METH_VARARGS, "Bound, elect signs and merge."},
     {NULL, NULL, 0, NULL},
 };
