@@ -16,7 +16,8 @@ from tvc_store.errors import TvcError
 from tvc_store.ids import ObjectId
 from tvc_store.layout import FORMAT_FILE, SOURCES_FOLDER, fan_folders, object_at
 from tvc_store.local import Store
-from tvc_store.reading import Damaged, Misplaced, Missing
+from tvc_store.opened import Damaged
+from tvc_store.reading import Misplaced, Missing
 
 __all__ = ["Finding", "Kind", "check"]
 

@@ -14,7 +14,8 @@ from tvc_store.durable import is_temporary, sync_folder, write_errors
 from tvc_store.ids import ObjectId
 from tvc_store.layout import SOURCES_FOLDER, fan_folders, place
 from tvc_store.local import Store
-from tvc_store.reading import Damaged, Missing
+from tvc_store.opened import Damaged
+from tvc_store.reading import Missing
 
 __all__ = ["Collected", "collect"]
 

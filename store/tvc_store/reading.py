@@ -4,7 +4,8 @@ Absent on purpose: writing, and the choice of what to read.
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Final
@@ -18,28 +19,20 @@ from tvc_store.borrowed import (
     SourceChanged,
     check_file,
 )
-from tvc_store.codecs import MalformedFrame
 from tvc_store.dtypes import TensorSpec
-from tvc_store.elements import frame_count
 from tvc_store.errors import IntegrityError, StoreError
 from tvc_store.header import FRAME_BYTES, Header, MalformedObject
-from tvc_store.ids import ObjectId, TensorHasher, blob_id
+from tvc_store.ids import ObjectId, blob_id
 from tvc_store.layout import place
 from tvc_store.objectfile import ObjectFile
+from tvc_store.opened import Damaged, Opened, in_step, is_parallel, naming_damage
+from tvc_store.ordered import DEPTH
 from tvc_store.scratch import Scratch, allocate
 
-__all__ = ["Damaged", "Misplaced", "Missing", "Opened", "Reader", "TooLarge"]
+__all__ = ["Misplaced", "Missing", "Reader", "TooLarge"]
 
-
-class Damaged(IntegrityError):
-    """What lies in the place of an object is not that object."""
-
-    def __init__(self, object_id: ObjectId, problem: str) -> None:
-        super().__init__(
-            f"object {object_id} is damaged: {problem}",
-            hint="run `tvc fsck` to see what needs it and to mend it",
-        )
-        self.id = object_id
+_SCRATCH: Final = 96 << 20
+"""Bytes of frames kept for the next tensor."""
 
 
 class Misplaced(Damaged):
@@ -61,73 +54,6 @@ class TooLarge(StoreError):
     """A blob is larger than the caller is ready for."""
 
 
-class Opened:
-    """A tensor that is open for reading, stored or borrowed; `Elements` where it needs no base.
-
-    Args:
-        object_id: Its id.
-        spec: Its type and shape.
-        held: Its file.
-    """
-
-    def __init__(
-        self, object_id: ObjectId, spec: TensorSpec, held: ObjectFile | BorrowedFile
-    ) -> None:
-        self.id = object_id
-        self.spec = spec
-        self._held = held
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes."""
-        return self.spec.nbytes
-
-    @property
-    def base(self) -> ObjectId | None:
-        """The tensor from which this one is a difference."""
-        return None if isinstance(self._held, BorrowedFile) else self._held.header.base
-
-    @property
-    def borrowed(self) -> BorrowedFile | None:
-        """Where it is borrowed from, if it is."""
-        return self._held if isinstance(self._held, BorrowedFile) else None
-
-    def read(self, start: int, out: ByteArray) -> None:
-        """Fill `out` from byte `start` on; not verified."""
-        with _damage(self.id):
-            if self.base is not None:
-                raise MalformedObject("a difference, where another object needs a base")
-            self._held.read(start, out)
-
-    def frame(self, index: int, out: ByteArray, base: ByteArray | None) -> None:
-        """Fill `out` with one frame; not verified."""
-        with _damage(self.id):
-            if isinstance(self._held, BorrowedFile):
-                self._held.read(index * FRAME_BYTES, out)
-            else:
-                self._held.frame(index, out, base)
-
-    def wrong(self) -> IntegrityError:
-        """Return the error that says that the content is not that of the id."""
-        if isinstance(self._held, ObjectFile):
-            return Damaged(self.id, "the content is another")
-        problem = f"no longer holds {self.id} at byte {self._held.tensor.offset}"
-        return SourceChanged(self._held.source, self._held.tensor.file, problem)
-
-    def check_structure(self) -> None:
-        """Check what can be checked before content is read."""
-        with _damage(self.id):
-            if isinstance(self._held, ObjectFile):
-                self._held.check_structure()
-
-
-_SCRATCH: Final = 48 << 20
-"""Bytes of frames kept for the next tensor."""
-
-_Target = Callable[[ObjectId, slice], ByteArray]
-"""Where a frame of a tensor goes."""
-
-
 class Reader:
     """Reads the objects of one store; safe for several threads.
 
@@ -136,10 +62,13 @@ class Reader:
         book: Its sources.
     """
 
+    scratch: Scratch
+    """Memory for frames, of reading and of writing."""
+
     def __init__(self, root: Path, book: SourceBook) -> None:
         self._root = root
         self._book = book
-        self._scratch = Scratch(_SCRATCH)
+        self.scratch = Scratch(_SCRATCH)
 
     def open(self, object_id: ObjectId) -> ObjectFile:
         """Open a stored object; its content is not yet verified.
@@ -149,7 +78,7 @@ class Reader:
             Damaged: The file is not an object; Misplaced, where it is another one.
         """
         path = place(self._root, object_id)
-        with _damage(object_id):
+        with naming_damage(object_id):
             try:
                 if not S_ISDIR(path.parent.lstat().st_mode):
                     raise MalformedObject(f"{path.parent} is not a folder")
@@ -202,16 +131,23 @@ class Reader:
         whole = into or {}
         with contextlib.ExitStack() as stack:
             opened = self._open_all(stack, ids)
-            scratch: dict[ObjectId, ByteArray] = {}
+            rings: dict[ObjectId, list[ByteArray]] = {}
             for one in opened:
-                if one.id not in whole:
-                    frame = scratch[one.id] = self._scratch.take(min(FRAME_BYTES, one.nbytes))
-                    stack.callback(self._scratch.give, frame)
+                # Frames of several tensors come one after another: they fill enough memory so.
+                count = DEPTH if is_parallel(ids, one) else 1
+                ring = rings[one.id] = [
+                    self.scratch.take(min(FRAME_BYTES, one.nbytes))
+                    for _ in range(0 if one.id in whole else count)
+                ]
+                stack.callback(self._give, ring)
 
-            def target(id_: ObjectId, part: slice) -> ByteArray:
-                return whole[id_][part] if id_ in whole else scratch[id_][: part.stop - part.start]
+            def target(id_: ObjectId, part: slice, turn: int) -> ByteArray:
+                if id_ in whole:
+                    return whole[id_][part]
+                return rings[id_][turn % len(rings[id_])][: part.stop - part.start]
 
-            yield from _in_step(opened, ids, target, only)
+            # Closed before the memory is given back: threads may be at work in it.
+            yield from stack.enter_context(closing(in_step(opened, ids, target, only)))
 
     def blob(self, object_id: ObjectId, *, limit: int) -> bytes:
         """Return a blob of at most `limit` bytes; see `Store.read_blob`."""
@@ -224,7 +160,7 @@ class Reader:
                     f"blob {object_id} has {header.raw_length} bytes, at most {limit} are read"
                 )
             out = allocate(header.raw_length)
-            with _damage(object_id):
+            with naming_damage(object_id):
                 file.check_structure()
                 file.read(0, out)
         if blob_id(out) != object_id:
@@ -272,9 +208,13 @@ class Reader:
         out = allocate(tensor.spec.nbytes)
         with BorrowedFile(source, tensor) as file:
             opened = Opened(object_id, tensor.spec, file)
-            for _ in _in_step([opened], [object_id], lambda _, part: out[part], None):
+            for _ in in_step([opened], [object_id], lambda _, part, __: out[part], None):
                 pass
         return out
+
+    def _give(self, ring: list[ByteArray]) -> None:
+        for frame in ring:
+            self.scratch.give(frame)
 
     def _enter(self, stack: contextlib.ExitStack, object_id: ObjectId) -> Opened:
         try:
@@ -309,19 +249,11 @@ class Reader:
         """
         with contextlib.ExitStack() as stack:
             if base is None:
-                opened = self._open_all(stack, [object_id])
+                frames = self.stream([object_id], into={object_id: out})
             else:
                 opened = [self._enter(stack, object_id)]
-            scratch = {
-                one.id: allocate(min(FRAME_BYTES, one.nbytes))
-                for one in opened
-                if one.id != object_id
-            }
-
-            def target(id_: ObjectId, part: slice) -> ByteArray:
-                return out[part] if id_ == object_id else scratch[id_][: part.stop - part.start]
-
-            for _ in _in_step(opened, [object_id], target, None, base=base):
+                frames = in_step(opened, [object_id], lambda _, at, __: out[at], None, base=base)
+            for _ in frames:
                 pass
 
     def _trusted_base(self, base: ObjectId) -> ByteArray:
@@ -361,55 +293,6 @@ class Reader:
                 self.borrowed_from(object_id, source, tensor)
                 return source, tensor
         return believable[-1]
-
-
-def _in_step(
-    opened: Sequence[Opened],
-    ids: Sequence[ObjectId],
-    target: _Target,
-    only: Collection[int] | None,
-    *,
-    base: ByteArray | None = None,
-) -> Generator[list[ByteArray]]:
-    """Decode frame after frame of several tensors, and verify those of `ids` after the last.
-
-    Args:
-        opened: Bases before what is a difference from them.
-        ids: What is yielded, in this order; one that is shorter ends in empty arrays.
-        target: Where frames go.
-        only: The frames to read, by number; nothing is verified then.
-        base: The whole base of the one tensor that is opened, in place of an opened one.
-    """
-    for one in opened:
-        one.check_structure()
-    hashers = {one.id: TensorHasher(one.spec) for one in opened if one.id in ids}
-    count = max((frame_count(one.nbytes) for one in opened), default=0)
-    for index in range(count) if only is None else sorted(only):
-        frames: dict[ObjectId, ByteArray] = {}
-        for one in opened:
-            start = min(index * FRAME_BYTES, one.nbytes)
-            part = slice(start, min(start + FRAME_BYTES, one.nbytes))
-            frame = frames[one.id] = target(one.id, part)
-            if frame.size:
-                origin = frames[one.base] if one.base and base is None else None
-                one.frame(index, frame, origin if base is None else base[part])
-            if only is None and one.id in hashers:
-                hashers[one.id].update(frame)
-        yield [frames[id_] for id_ in ids]
-    if only is not None:
-        return
-    for one in opened:
-        if one.id in hashers and hashers[one.id].finish() != one.id:
-            raise one.wrong()
-
-
-@contextlib.contextmanager
-def _damage(object_id: ObjectId) -> Generator[None]:
-    """Name the object whose file is malformed."""
-    try:
-        yield
-    except (MalformedObject, MalformedFrame) as error:
-        raise Damaged(object_id, error.message) from error
 
 
 def _spec(object_id: ObjectId, header: Header) -> TensorSpec:

@@ -10,7 +10,7 @@ from tvc_store.dtypes import TensorSpec
 from tvc_store.elements import InMemory
 from tvc_store.ids import ObjectId, blob_id, tensor_id
 from tvc_store.local import Store
-from tvc_store.reading import Damaged
+from tvc_store.opened import Damaged
 from tvc_store.writing import write_blob, write_tensor
 
 __all__ = ["replace_damaged", "replace_damaged_blob"]

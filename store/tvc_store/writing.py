@@ -8,6 +8,7 @@ whether an object needs writing at all, where that can be known before.
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from stat import S_ISDIR
@@ -25,10 +26,11 @@ from tvc_store.header import FRAME_BYTES, Header
 from tvc_store.ids import ObjectId, TensorHasher
 from tvc_store.layout import place
 from tvc_store.objectfile import coded_frame, max_shared, shared_chunk
+from tvc_store.opened import Opened
 from tvc_store.ordered import DEPTH, in_order
 from tvc_store.publishing import BACKLOG, Publisher, start_writing_back
-from tvc_store.reading import Opened, Reader
-from tvc_store.scratch import allocate
+from tvc_store.reading import Reader
+from tvc_store.scratch import Scratch
 
 __all__ = ["OnFrame", "ignore_frame", "write_blob", "write_tensor"]
 
@@ -55,7 +57,8 @@ def write_blob(root: Path, object_id: ObjectId, content: ByteArray) -> None:
     name, shared = choose(None, InMemory(content), None)
     header = Header(object_id, "blob", name, content.size, None, None)
     with write_errors(root), PendingFile(root, mode=0o444) as file:
-        _write_frames(file, header, shared, _read_frames(InMemory(content), None))
+        with closing(_read_frames(Scratch(0), InMemory(content), None)) as frames:
+            _write_frames(file, header, shared, frames)
         _publish(root, file, object_id, None)
 
 
@@ -98,7 +101,8 @@ def write_tensor(
         origin_id = base if used else None
         header = Header(identity or _NOBODY, "tensor", name, spec.nbytes, spec, origin_id)
         hashes = _Hashes(spec, identity, on_frame)
-        _write_frames(file, header, shared, map(hashes.see, _read_frames(content, used)))
+        with closing(_read_frames(reader.scratch, content, used)) as frames:
+            _write_frames(file, header, shared, map(hashes.see, frames))
         if used and hashes.base.finish() != base:
             # A difference from bytes that are not the base's could never be undone.
             raise used.wrong()
@@ -155,18 +159,23 @@ def _chosen(
     return codec, chosen.survey(spec, content, used), used
 
 
-def _read_frames(content: Elements, origin: Elements | None) -> Generator[_Frame]:
+def _read_frames(scratch: Scratch, content: Elements, origin: Elements | None) -> Generator[_Frame]:
     """Yield frame after frame; the memory of each is that of one `DEPTH` later."""
-    size = min(FRAME_BYTES, content.nbytes)
     ring: list[tuple[ByteArray, ByteArray]] = []
-    for index, part in enumerate(frame_slices(content.nbytes)):
-        if index < DEPTH:
-            ring.append((allocate(size), allocate(size if origin else 0)))
-        frame, base = (each[: part.stop - part.start] for each in ring[index % DEPTH])
-        content.read(part.start, frame)
-        if origin is not None:
-            origin.read(part.start, base)
-        yield part.start, frame, None if origin is None else base
+    try:
+        for index, part in enumerate(frame_slices(content.nbytes)):
+            if index < DEPTH:
+                # Always whole frames, which tensors of every size can use again.
+                ring.append((scratch.take(FRAME_BYTES), scratch.take(FRAME_BYTES)))
+            frame, base = (each[: part.stop - part.start] for each in ring[index % DEPTH])
+            content.read(part.start, frame)
+            if origin is not None:
+                origin.read(part.start, base)
+            yield part.start, frame, None if origin is None else base
+    finally:
+        for pair in ring:
+            for each in pair:
+                scratch.give(each)
 
 
 def _write_frames(
@@ -183,12 +192,13 @@ def _write_frames(
     file.write(header.to_bytes())
     file.write(shared_chunk(shared))
     begun = 0
-    for chunks in in_order(code, frames, parallel=header.frames > 1):
-        for chunk in chunks:
-            file.write(chunk)
-        if file.written - begun >= BACKLOG:
-            start_writing_back(file.fileno(), begun, file.written - begun)
-            begun = file.written
+    with closing(in_order(code, frames, parallel=header.frames > 1)) as coded:
+        for chunks in coded:
+            for chunk in chunks:
+                file.write(chunk)
+            if file.written - begun >= BACKLOG:
+                start_writing_back(file.fileno(), begun, file.written - begun)
+                begun = file.written
 
 
 def _publish(

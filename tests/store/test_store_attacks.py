@@ -18,7 +18,7 @@ from tvc_store.header import MAX_HEADER, Header, MalformedObject
 from tvc_store.ids import ObjectId, tensor_id
 from tvc_store.local import Store
 from tvc_store.objectfile import ObjectFile, shared_chunk
-from tvc_store.reading import Damaged
+from tvc_store.opened import Damaged
 
 ID = ObjectId("ab" * 32)
 FIXED = struct.Struct("<8sHBBBBBBQ")

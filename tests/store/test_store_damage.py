@@ -12,7 +12,8 @@ from tvc_store.dtypes import TensorSpec
 from tvc_store.errors import IntegrityError, TvcError
 from tvc_store.layout import place
 from tvc_store.local import Store
-from tvc_store.reading import Damaged, Misplaced, Missing
+from tvc_store.opened import Damaged
+from tvc_store.reading import Misplaced, Missing
 from tvc_store.repair import replace_damaged, replace_damaged_blob
 
 

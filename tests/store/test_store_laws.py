@@ -20,7 +20,8 @@ from tvc_store.header import FRAME_BYTES
 from tvc_store.ids import blob_id, tensor_id
 from tvc_store.layout import place
 from tvc_store.local import Store, UnknownFormat
-from tvc_store.reading import Damaged, Missing, TooLarge
+from tvc_store.opened import Damaged
+from tvc_store.reading import Missing, TooLarge
 
 HEAD_AND_TAIL = 512
 

@@ -23,7 +23,8 @@ from tvc_store.check import Finding, check
 from tvc_store.errors import TvcError
 from tvc_store.ids import ObjectId
 from tvc_store.local import Store
-from tvc_store.reading import Damaged, Missing
+from tvc_store.opened import Damaged
+from tvc_store.reading import Missing
 
 __all__ = ["Inspection", "Problem", "ProblemKind", "inspect", "survey", "work_bytes"]
 
