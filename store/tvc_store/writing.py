@@ -7,7 +7,7 @@ whether an object needs writing at all, where that can be known before.
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -57,8 +57,8 @@ def write_blob(root: Path, object_id: ObjectId, content: ByteArray) -> None:
     name, shared = choose(None, InMemory(content), None)
     header = Header(object_id, "blob", name, content.size, None, None)
     with write_errors(root), PendingFile(root, mode=0o444) as file:
-        with closing(_read_frames(Scratch(0), InMemory(content), None)) as frames:
-            _write_frames(file, header, shared, frames)
+        frames = _read_frames(Scratch(0), InMemory(content), None)
+        _write_frames(file, header, shared, frames, lambda each: each)
         _publish(root, file, object_id, None)
 
 
@@ -86,29 +86,28 @@ def write_tensor(
         base: What it was trained from; see `Store.put_tensor`.
         codec: The id of the codec, in place of the best one.
         keep: Says of an id whether what is there already is kept, and nothing written.
-        on_frame: Told every frame.
-        publisher: Gives the file its name, durably once its context has ended; None for at once.
+        on_frame, publisher: As for `Store.put_elements`.
 
     Raises:
         StoreError: As for `Store.put_tensor`.
     """
     with (
-        _usable(reader, spec, base, identity) as origin,
+        _usable(reader, spec, base, identity) as usable,
         write_errors(root),
         PendingFile(root, mode=0o444) as file,
     ):
-        name, shared, used = _chosen(codec, spec, content, origin)
-        origin_id = base if used else None
-        header = Header(identity or _NOBODY, "tensor", name, spec.nbytes, spec, origin_id)
+        name, shared, used = _chosen(codec, spec, content, usable)
+        origin = base if used else None
+        header = Header(identity or _NOBODY, "tensor", name, spec.nbytes, spec, origin)
         hashes = _Hashes(spec, identity, on_frame)
-        with closing(_read_frames(reader.scratch, content, used)) as frames:
-            _write_frames(file, header, shared, map(hashes.see, frames))
+        frames = _read_frames(reader.scratch, content, used)
+        _write_frames(file, header, shared, frames, hashes.see)
         if used and hashes.base.finish() != base:
             # A difference from bytes that are not the base's could never be undone.
             raise used.wrong()
         object_id = identity or hashes.own.finish()
         # What turns out to be the base itself is there; it cannot be a difference from itself.
-        if object_id != origin_id and not keep(object_id):
+        if object_id != origin and not keep(object_id):
             if identity is None:
                 file.rewrite_head(replace(header, id=object_id).to_bytes())
             _publish(root, file, object_id, publisher)
@@ -179,9 +178,13 @@ def _read_frames(scratch: Scratch, content: Elements, origin: Elements | None) -
 
 
 def _write_frames(
-    file: PendingFile, header: Header, shared: bytes, frames: Iterator[_Frame]
+    file: PendingFile,
+    header: Header,
+    shared: bytes,
+    frames: Generator[_Frame],
+    see: Callable[[_Frame], _Frame],
 ) -> None:
-    """Write header, parameters and frames."""
+    """Write header, parameters and frames, showing each to `see` when it was read."""
     coder = find_codec(header.codec).coder(header.spec, shared)
     assert len(shared) <= max_shared(header.raw_length), header.codec
 
@@ -192,7 +195,9 @@ def _write_frames(
     file.write(header.to_bytes())
     file.write(shared_chunk(shared))
     begun = 0
-    with closing(in_order(code, frames, parallel=header.frames > 1)) as coded:
+    seen = map(see, frames)
+    # Closed one after the other: threads may be at work in the memory of the frames.
+    with closing(frames), closing(in_order(code, seen, parallel=header.frames > 1)) as coded:
         for chunks in coded:
             for chunk in chunks:
                 file.write(chunk)
