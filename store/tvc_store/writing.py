@@ -7,7 +7,7 @@ whether an object needs writing at all, where that can be known before.
 """
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -57,8 +57,8 @@ def write_blob(root: Path, object_id: ObjectId, content: ByteArray) -> None:
     name, shared = choose(None, InMemory(content), None)
     header = Header(object_id, "blob", name, content.size, None, None)
     with write_errors(root), PendingFile(root, mode=0o444) as file:
-        frames = _read_frames(Scratch(0), InMemory(content), None)
-        _write_frames(file, header, shared, frames, lambda each: each)
+        held = InMemory(content)
+        _write_frames(file, header, shared, held, None, scratch=Scratch(0), see=lambda each: each)
         _publish(root, file, object_id, None)
 
 
@@ -86,7 +86,8 @@ def write_tensor(
         base: What it was trained from; see `Store.put_tensor`.
         codec: The id of the codec, in place of the best one.
         keep: Says of an id whether what is there already is kept, and nothing written.
-        on_frame, publisher: As for `Store.put_elements`.
+        on_frame: Told every frame.
+        publisher: As for `Store.put_elements`.
 
     Raises:
         StoreError: As for `Store.put_tensor`.
@@ -100,8 +101,7 @@ def write_tensor(
         origin = base if used else None
         header = Header(identity or _NOBODY, "tensor", name, spec.nbytes, spec, origin)
         hashes = _Hashes(spec, identity, on_frame)
-        frames = _read_frames(reader.scratch, content, used)
-        _write_frames(file, header, shared, frames, hashes.see)
+        _write_frames(file, header, shared, content, used, scratch=reader.scratch, see=hashes.see)
         if used and hashes.base.finish() != base:
             # A difference from bytes that are not the base's could never be undone.
             raise used.wrong()
@@ -158,19 +158,27 @@ def _chosen(
     return codec, chosen.survey(spec, content, used), used
 
 
-def _read_frames(scratch: Scratch, content: Elements, origin: Elements | None) -> Generator[_Frame]:
-    """Yield frame after frame; the memory of each is that of one `DEPTH` later."""
-    ring: list[tuple[ByteArray, ByteArray]] = []
+def _read_frames(
+    ring: Sequence[tuple[ByteArray, ByteArray]], content: Elements, origin: Elements | None
+) -> Generator[_Frame]:
+    """Yield frame after frame, in the memory of the ring in turn."""
+    for index, part in enumerate(frame_slices(content.nbytes)):
+        frame, base = (each[: part.stop - part.start] for each in ring[index % DEPTH])
+        content.read(part.start, frame)
+        if origin is not None:
+            origin.read(part.start, base)
+        yield part.start, frame, None if origin is None else base
+
+
+@contextlib.contextmanager
+def _ring(scratch: Scratch, frames: int) -> Generator[list[tuple[ByteArray, ByteArray]]]:
+    """Lend the memory of as many frames and their bases as are at work at a time."""
+    # Always whole frames, which tensors of every size can use again.
+    ring = [
+        (scratch.take(FRAME_BYTES), scratch.take(FRAME_BYTES)) for _ in range(min(frames, DEPTH))
+    ]
     try:
-        for index, part in enumerate(frame_slices(content.nbytes)):
-            if index < DEPTH:
-                # Always whole frames, which tensors of every size can use again.
-                ring.append((scratch.take(FRAME_BYTES), scratch.take(FRAME_BYTES)))
-            frame, base = (each[: part.stop - part.start] for each in ring[index % DEPTH])
-            content.read(part.start, frame)
-            if origin is not None:
-                origin.read(part.start, base)
-            yield part.start, frame, None if origin is None else base
+        yield ring
     finally:
         for pair in ring:
             for each in pair:
@@ -181,7 +189,10 @@ def _write_frames(
     file: PendingFile,
     header: Header,
     shared: bytes,
-    frames: Generator[_Frame],
+    content: Elements,
+    origin: Elements | None,
+    *,
+    scratch: Scratch,
     see: Callable[[_Frame], _Frame],
 ) -> None:
     """Write header, parameters and frames, showing each to `see` when it was read."""
@@ -195,15 +206,16 @@ def _write_frames(
     file.write(header.to_bytes())
     file.write(shared_chunk(shared))
     begun = 0
-    seen = map(see, frames)
-    # Closed one after the other: threads may be at work in the memory of the frames.
-    with closing(frames), closing(in_order(code, seen, parallel=header.frames > 1)) as coded:
-        for chunks in coded:
-            for chunk in chunks:
-                file.write(chunk)
-            if file.written - begun >= BACKLOG:
-                start_writing_back(file.fileno(), begun, file.written - begun)
-                begun = file.written
+    with _ring(scratch, header.frames) as ring:
+        frames = map(see, _read_frames(ring, content, origin))
+        # Closed before the memory is given back: threads may be at work in it.
+        with closing(in_order(code, frames, parallel=header.frames > 1)) as coded:
+            for chunks in coded:
+                for chunk in chunks:
+                    file.write(chunk)
+                if file.written - begun >= BACKLOG:
+                    start_writing_back(file.fileno(), begun, file.written - begun)
+                    begun = file.written
 
 
 def _publish(

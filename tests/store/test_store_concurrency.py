@@ -9,8 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from store_samples import bf16, borrow, tuned, vector_spec
 
+from tvc_store.arrays import ByteArray, byte_view
 from tvc_store.check import check
+from tvc_store.elements import InMemory
+from tvc_store.header import FRAME_BYTES
+from tvc_store.ids import ObjectId
+from tvc_store.layout import place
 from tvc_store.local import Store
+from tvc_store.publishing import Publisher
 
 
 @pytest.fixture
@@ -39,6 +45,31 @@ def test_threads_put_and_read_the_same_tensors(store, tmp_path):
     assert all(result == results[0] for result in results)
     assert sorted(store.object_ids()) == sorted(results[0])
     assert not list(check(store))
+
+
+def test_large_tensors_at_once_are_stored_as_one_by_one(tmp_path):
+    """Frames of one tensor are coded by several threads, in memory that the next tensor gets."""
+    numel = 3 * (FRAME_BYTES // 2) + 77
+    base = bf16(numel)
+    spec = vector_spec(base)
+    steps = [tuned(base, seed=n) for n in range(6)]
+    stores = [Store.create(tmp_path / name) for name in ("one", "many")]
+    for store in stores:
+        (origin,) = borrow(store, tmp_path / f"model of {store.path.name}", base)
+    alone = [stores[0].put_tensor(spec, step, base=origin) for step in steps]
+
+    def put(step: ByteArray) -> ObjectId:
+        elements = InMemory(byte_view(step))
+        return stores[1].put_elements(spec, elements, base=origin, publisher=publisher)
+
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as pool, Publisher(tmp_path) as publisher:
+            assert list(pool.map(put, steps)) == alone
+    with ThreadPoolExecutor(3) as pool:
+        read = list(pool.map(stores[1].read_tensor, alone))
+    assert [data.tobytes() for _, data in read] == [step.tobytes() for step in steps]
+    files = [[place(store.path, i).read_bytes() for i in alone] for store in stores]
+    assert files[0] == files[1]
 
 
 def test_threads_see_sources_while_they_are_replaced(store, tmp_path):
