@@ -28,7 +28,7 @@ class Bracket:
     """Patterns among which a rank is looked for.
 
     Args:
-        rank: From 1 the largest; 0 is infinity, and nothing is looked for.
+        rank: From 1 the largest; 0 is infinity, and nothing is counted.
         lower: Least pattern.
         upper: Greatest.
     """
@@ -82,11 +82,13 @@ class BracketCount:
         self._table += other._table
         self._gathered += other._gathered
 
-    def value(self) -> float | None:
-        """Return the magnitude of the rank, or None where it lies outside."""
-        rank, lower = self.bracket.rank, self.bracket.lower
+    def value(self, rank: int) -> float | None:
+        """Return the magnitude of a rank near the bracket's own, or None where it lies outside."""
+        lower = self.bracket.lower
         if not rank:
             return math.inf
+        if not self.bracket.rank:
+            return None
         # What was not observed is zero.
         zeros = self._numel - self._above - self._inside if lower == 0 else 0
         if not self._above < rank <= self._above + self._inside + zeros:

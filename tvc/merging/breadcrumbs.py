@@ -12,7 +12,6 @@ from tvc.merging.mixing import (
     Normalize,
     WeightsAfterElection,
     merge_elected,
-    weighted_sum,
 )
 from tvc.merging.options import Choice, Number
 from tvc.merging.selection import Ranks, magnitudes, row_thresholds, share_of, within
@@ -80,20 +79,31 @@ def row_middle(
     return delta.masked_fill(~inside.view_as(delta), 0)
 
 
-def _middles(
+def _merged(
     deltas: Tensor,
+    weights: Tensor,
     density: float | tuple[float, ...],
     gamma: float | tuple[float, ...],
     statistics: Statistics,
-) -> list[Tensor]:
-    """Keep the elements of middle magnitude, by bounds of whole tensors or row by row."""
+    *,
+    election: str,
+    normalize: str,
+    weights_after_election: bool,
+) -> Tensor:
+    """Merge the elements of middle magnitude, by bounds of whole tensors or row by row."""
     k = len(deltas)
-    if Bounds.name in statistics:
-        bounds: list[list[float]] = statistics[Bounds.name].tolist()  # pyright: ignore[reportUnknownVariableType]  # torch does not say
-        pairs = zip(deltas, bounds, strict=True)
-        return [d.masked_fill(~within(magnitudes(d), *both), 0) for d, both in pairs]
-    shares = zip(deltas, per_member(density, k), per_member(gamma, k), strict=True)
-    return [row_middle(delta, keep, drop) for delta, keep, drop in shares]
+    bounds, members = statistics.get(Bounds.name), deltas
+    if bounds is None:
+        shares = zip(deltas, per_member(density, k), per_member(gamma, k), strict=True)
+        members = [row_middle(delta, keep, drop) for delta, keep, drop in shares]
+    return merge_elected(
+        members,
+        weights,
+        election=election,
+        normalize=normalize,
+        weights_after_election=weights_after_election,
+        bounds=bounds,
+    )
 
 
 def _unit(options: Options) -> Unit:
@@ -126,7 +136,16 @@ def breadcrumbs(
         gamma: Share of elements, the largest, that is dropped.
         axis: What the shares are of.
     """
-    return weighted_sum(_middles(deltas, density, gamma, statistics), weights)
+    return _merged(
+        deltas,
+        weights,
+        density,
+        gamma,
+        statistics,
+        election="none",
+        normalize="none",
+        weights_after_election=False,
+    )
 
 
 @merge_method(
@@ -161,9 +180,12 @@ def breadcrumbs_ties(
         normalize: The divisor.
         weights_after_election: Whether the election is unweighted.
     """
-    return merge_elected(
-        _middles(deltas, density, gamma, statistics),
+    return _merged(
+        deltas,
         weights,
+        density,
+        gamma,
+        statistics,
         election=election,
         normalize=normalize,
         weights_after_election=weights_after_election,

@@ -30,6 +30,7 @@ __all__ = [
     "Floats",
     "Vote",
     "add_scaled",
+    "bound",
     "collect",
     "count_high",
     "dot",
@@ -309,6 +310,26 @@ def spread(members: Sequence[Floats], out: Floats) -> None:
             out += distance * distance
 
 
+def bound(values: Floats, sizes: Floats, lower: float, upper: float) -> Floats:
+    """Return values with zeros where a magnitude lies outside of bounds; NaN lies within.
+
+    Args:
+        values: (n,).
+        sizes: Whose magnitudes are compared, in float32: the values, or others, (n,).
+        lower: Least.
+        upper: Greatest.
+    """
+    loops = _loops(values)
+    if loops and sizes.dtype == np.float32:
+        out = np.empty_like(values)
+        loops.bound(out, values, sizes, lower, upper)
+        return out
+    # In float32 also where numbers are float64: thresholds are found among float32 magnitudes.
+    compared = np.abs(sizes).astype(np.float32, copy=False)
+    outside = (compared < np.float32(lower)) | (compared > np.float32(upper))
+    return np.where(outside, values.dtype.type(0), values)
+
+
 def drop(
     values: Floats, draws: npt.NDArray[np.float32], chances: Floats, *, divide: bool
 ) -> Floats:
@@ -418,7 +439,7 @@ def elect(members: Sequence[Floats], how: Election, out: Floats) -> None:
 def _elect(members: Sequence[Floats], how: Election, out: Floats) -> None:
     kind = out.dtype.type
     bounds = zip(members, how.lower, how.upper, strict=True)
-    kept = [_bounded(member, lower, upper) for member, lower, upper in bounds]
+    kept = [bound(member, member, lower, upper) for member, lower, upper in bounds]
     votes = [member * kind(vote) for member, vote in zip(kept, how.votes, strict=True)]
     positive = _positive(votes, how, out)
     out[:] = 0
@@ -441,13 +462,6 @@ def _positive(votes: Sequence[Floats], how: Election, out: Floats) -> npt.NDArra
         signs = (vote > 0) * one - (vote < 0) * one
         tally += signs if how.vote == "count" else vote
     return tally >= 0 if how.zero_positive else tally > 0
-
-
-def _bounded(member: Floats, lower: float, upper: float) -> Floats:
-    # In float32 also where members are float64: thresholds are found among float32 magnitudes.
-    sizes = np.abs(member).astype(np.float32, copy=False)
-    outside = (sizes < np.float32(lower)) | (sizes > np.float32(upper))
-    return np.where(outside, member.dtype.type(0), member)
 
 
 def _loops(values: Floats | None = None):  # what it returns, the module, has no name as a type

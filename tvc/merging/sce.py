@@ -1,5 +1,6 @@
 """`sce`: select what differs most, calculate weights from energies, erase the minority."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, cast
 
@@ -97,8 +98,10 @@ def selected(deltas: Tensor, statistics: Statistics) -> list[Tensor]:
     if Variances.name not in statistics:
         return list(deltas)
     threshold = float(statistics[Variances.name])
-    variances = torch.from_numpy(_flat_variance(deltas)).reshape(deltas.shape[1:])  # pyright: ignore[reportUnknownMemberType]  # torch's stub is partial
-    return [delta.masked_fill(variances < threshold, 0) for delta in deltas]
+    variances = _flat_variance(deltas)
+    flat = (delta.reshape(-1).contiguous().numpy() for delta in deltas)
+    kept = (kernels.bound(each, variances, threshold, math.inf) for each in flat)
+    return [torch.from_numpy(each).reshape(deltas.shape[1:]) for each in kept]  # pyright: ignore[reportUnknownMemberType]  # torch's stub is partial
 
 
 def _flat_variance(deltas: Tensor) -> npt.NDArray[np.float32]:

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
+from tvc.merging import kernels
 from tvc.merging.brackets import Bracket, BracketCount, bin_bracket, bracket_of
 from tvc.merging.kernels import BINS, count_high, patterns
 from tvc.merging.method import Options, Part, Pass, Statistics
@@ -73,7 +74,7 @@ class Ranks(Pass):
     """
 
     needs_nonzero: ClassVar[bool] = False
-    """Whether ranks depend on how many elements are not zero; a sample is then of no use."""
+    """Whether ranks depend on how many elements are not zero."""
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class Ranks(Pass):
 
     def sample(self) -> Part | None:
         """Return what is to observe a sample."""
-        return None if self.needs_nonzero else _Sample(self)
+        return _Sample(self)
 
     def part(self) -> Part:
         """Return what is to observe the next tensor."""
@@ -123,7 +124,7 @@ class Ranks(Pass):
         """Add the counts of a tensor."""
         if isinstance(part, _Sample):
             self._look(
-                [bracket_of(sample, rank, self.numel) for rank in self.ranks(row, 0)]
+                [bracket_of(sample, rank, self.numel) for rank in self._guessed(row, sample)]
                 for row, sample in enumerate(part.patterns())
             )
         elif isinstance(part, _HighCounts):
@@ -131,7 +132,8 @@ class Ranks(Pass):
                 self._high[row] += part.tables[row]
                 self._nonzero[row] += part.nonzero[row]
         elif isinstance(part, _Bracketed):
-            for counts, new in zip(self._counts, part.counts, strict=True):
+            for row, (counts, new) in enumerate(zip(self._counts, part.counts, strict=True)):
+                self._nonzero[row] += part.nonzero[row]
                 for count, more in zip(counts, new, strict=True):
                     count.add(more)
 
@@ -144,13 +146,26 @@ class Ranks(Pass):
                 [bin_bracket(table, rank) for rank in self.ranks(row, self._nonzero[row])]
                 for row, table in enumerate(self._high)
             )
+            self._nonzero = [0] * self.rows
             return any(bracket.rank for brackets in self._brackets for bracket in brackets)
-        found = [[count.value() for count in each] for each in self._counts]
+        found = [
+            [
+                count.value(rank)
+                for count, rank in zip(counts, self.ranks(row, nonzero), strict=True)
+            ]
+            for row, (counts, nonzero) in enumerate(zip(self._counts, self._nonzero, strict=True))
+        ]
         if any(value is None for each in found for value in each):
-            self._brackets = []  # the sample was not like the whole
+            # The sample was not like the whole.
+            self._brackets, self._nonzero = [], [0] * self.rows
             return True
         self._found = [[value for value in each if value is not None] for each in found]
         return False
+
+    def _guessed(self, row: int, sample: npt.NDArray[np.uint32]) -> Sequence[int]:
+        """Return the ranks, as far as a sample tells how many elements are not zero."""
+        share = np.count_nonzero(sample) / max(1, sample.size)
+        return self.ranks(row, round(share * self.numel))
 
     def _look(self, brackets: Iterable[list[Bracket]]) -> None:
         self._brackets = list(brackets)
@@ -197,10 +212,14 @@ class _Bracketed(Part):
         self._ranks = ranks
         self._room = np.empty(0, np.uint32)
         self.counts = _counts_of(brackets, ranks.numel)
+        self.nonzero = [0] * ranks.rows
 
     def observe(self, deltas: Tensor, **supplies: Tensor) -> None:
         del supplies
-        for counts, values in zip(self.counts, self._ranks.values(deltas), strict=True):
+        seen = zip(self.counts, self._ranks.values(deltas), strict=True)
+        for row, (counts, values) in enumerate(seen):
+            if self._ranks.needs_nonzero:
+                self.nonzero[row] += int(np.count_nonzero(values))
             if self._room.size < values.size:
                 self._room = np.empty(values.size, np.uint32)
             for count in counts:
@@ -223,7 +242,7 @@ def kth_largest(values: Float32[Tensor, "*shape"], k: int) -> float:
     count_high(counts, flat)
     inside = BracketCount(bin_bracket(counts, k), flat.size)
     inside.count(flat, np.empty(flat.size, np.uint32))
-    found = inside.value()
+    found = inside.value(k)
     assert found is not None, "k is at most the number of elements"
     return found
 
@@ -238,7 +257,9 @@ def row_thresholds(values: Float32[Tensor, "rows n"], k: int) -> Float32[Tensor,
 
 def keep_at_least(tensor: Float[Tensor, "*shape"], threshold: float) -> Float[Tensor, "*shape"]:
     """Return the tensor with zeros where its magnitude is below the threshold; NaN is kept."""
-    return tensor.masked_fill(magnitudes(tensor) < threshold, 0)
+    values = tensor.reshape(-1).contiguous().numpy()
+    kept = kernels.bound(values, values, threshold, math.inf)
+    return torch.from_numpy(kept).reshape(tensor.shape)  # pyright: ignore[reportUnknownMemberType]  # torch's stub is partial
 
 
 def within(

@@ -25,6 +25,7 @@ struct loops {
     void (*add)(float *, const float *, size_t);
     void (*elect)(float *, const float *const *, size_t, const struct election *);
     void (*spread)(float *, const float *const *, size_t, size_t);
+    void (*bound)(float *, const float *, const float *, size_t, float, float);
     void (*drop)(float *, const float *, const float *, const float *, size_t, int);
     void (*uniforms)(float *, size_t, uint64_t, uint64_t);
     void (*product)(double *, const double *, const double *, size_t, size_t, size_t, double);

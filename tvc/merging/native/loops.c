@@ -25,7 +25,7 @@ static size_t compress_plain(uint32_t *restrict kept, const uint32_t *restrict t
     static const struct loops loops_##level = {                                  \
         label,           widen_##level, narrow_##level, subtract_##level,        \
         add_scaled_##level, add_##level, elect_##level, spread_##level,          \
-        drop_##level,    uniforms_##level, product_##level,                      \
+        bound_##level,   drop_##level,  uniforms_##level, product_##level,                      \
         dot_##level,     count_high_##level, collect_##level,                    \
     };
 

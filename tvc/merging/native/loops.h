@@ -225,6 +225,16 @@ static TARGET void LEVEL(spread)(float *restrict out, const float *const *member
     }
 }
 
+/* Zero where a magnitude, of the element itself or of another, lies outside of bounds. */
+static TARGET void LEVEL(bound)(float *restrict out, const float *from, const float *sizes,
+                                size_t n, float lower, float upper)
+{
+    for (size_t i = 0; i < n; i++) {
+        float size = fabsf(sizes[i]);
+        out[i] = (size < lower) | (size > upper) ? 0.0f : from[i];
+    }
+}
+
 /* Zero where the draw is not below the chance; what is left is divided by the chance if asked. */
 static TARGET void LEVEL(drop)(float *restrict out, const float *restrict from,
                                const float *restrict draws, const float *restrict chances,

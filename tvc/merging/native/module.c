@@ -365,6 +365,32 @@ static PyObject *py_spread(PyObject *self, PyObject *args)
     return done;
 }
 
+/* bound(out, values, sizes, lower, upper) */
+static PyObject *py_bound(PyObject *self, PyObject *args)
+{
+    (void)self;
+    PyObject *objects[3];
+    Py_buffer views[3];
+    double lower, upper;
+    int taken = 0;
+    if (!PyArg_ParseTuple(args, "OOOdd", &objects[0], &objects[1], &objects[2], &lower, &upper))
+        return NULL;
+    for (; taken < 3; taken++)
+        if (!take(objects[taken], &views[taken], taken == 0, taken ? views[0].len : -1))
+            break;
+    PyObject *done = NULL;
+    if (taken == 3) {
+        Py_BEGIN_ALLOW_THREADS
+        active->bound(views[0].buf, views[1].buf, views[2].buf, (size_t)views[0].len / 4,
+                      (float)lower, (float)upper);
+        Py_END_ALLOW_THREADS
+        done = Py_NewRef(Py_None);
+    }
+    while (taken > 0)
+        PyBuffer_Release(&views[--taken]);
+    return done;
+}
+
 /* drop(out, values, draws, chances, divide) */
 static PyObject *py_drop(PyObject *self, PyObject *args)
 {
@@ -496,6 +522,7 @@ static PyMethodDef methods[] = {
     {"count_high", py_count_high, METH_VARARGS, "Count magnitudes by high bits."},
     {"collect", py_collect, METH_VARARGS, "Collect magnitudes within bounds."},
     {"spread", py_spread, METH_VARARGS, "Sum squared distances from the mean of members."},
+    {"bound", py_bound, METH_VARARGS, "Drop what lies outside of bounds."},
     {"drop", py_drop, METH_VARARGS, "Drop what is drawn."},
     {"uniforms", py_uniforms, METH_VARARGS, "Draw uniform numbers."},
     {"row_order", py_row_order, METH_VARARGS, "Order the rows of a matrix by magnitude."},
