@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from tvc_store.arrays import ByteArray, byte_view
+from tvc_store.codecs.lowrank import is_suited
 from tvc_store.codecs.registry import BUILT_IN
 from tvc_store.dtypes import TensorSpec
 from tvc_store.elements import Elements
@@ -18,6 +19,7 @@ _TINY: Final = 64  # bytes below which no coding is tried
 _PIECE: Final = 1 << 18
 _ALIGNED: Final = 64
 _ID_BYTES: Final = 32  # what naming a base costs
+_WORTH: Final = 0.75  # of what else it would take: factors are slower to find, and to multiply
 
 
 def choose(spec: TensorSpec | None, content: Elements, base: Elements | None) -> tuple[str, bytes]:
@@ -32,23 +34,29 @@ def choose(spec: TensorSpec | None, content: Elements, base: Elements | None) ->
         return "raw", b""
     if base is None or spec is None:
         return "planes", b""
-    shared = BUILT_IN["rans"].survey(spec, content, base)
     start = (content.nbytes - min(content.nbytes, _PIECE)) // 2 // _ALIGNED * _ALIGNED
     piece, origin = _piece(content, start), _piece(base, start)
-    apart = _coded("planes", spec, b"", piece, start, None)
-    difference = _coded("rans", spec, shared, piece, start, origin) + _ID_BYTES
-    return ("rans", shared) if difference < apart else ("planes", b"")
+
+    def cost(name: str, shared: bytes, beside: ByteArray | None) -> float:
+        """Return the bytes that the whole would take."""
+        coded = BUILT_IN[name].coder(spec, shared).encode(piece, at=start, base=beside)
+        size = min(len(byte_view(coded)), piece.size)
+        return (
+            size * content.nbytes / piece.size
+            + len(shared)
+            + (_ID_BYTES if beside is not None else 0)
+        )
+
+    shared = BUILT_IN["rans"].survey(spec, content, base)
+    costs = {"planes": cost("planes", b"", None), "rans": cost("rans", shared, origin)}
+    if is_suited(spec):
+        factors = BUILT_IN["lowrank"].survey(spec, content, base)
+        if cost("lowrank", factors, origin) < _WORTH * min(costs.values()):
+            return "lowrank", factors
+    return ("rans", shared) if costs["rans"] < costs["planes"] else ("planes", b"")
 
 
 def _piece(content: Elements, start: int) -> ByteArray:
     out = np.empty(min(content.nbytes - start, _PIECE), np.uint8)
     content.read(start, out)
     return out
-
-
-def _coded(
-    name: str, spec: TensorSpec, shared: bytes, piece: ByteArray, at: int, base: ByteArray | None
-) -> int:
-    """Return how many bytes a piece takes, at most its own."""
-    coded = BUILT_IN[name].coder(spec, shared).encode(piece, at=at, base=base)
-    return min(len(byte_view(coded)), piece.size)

@@ -8,6 +8,7 @@ from typing import Final, cast
 
 from tvc_store.codecs.distance import Distance
 from tvc_store.codecs.interface import Codec
+from tvc_store.codecs.lowrank import LowRank
 from tvc_store.codecs.planes import Planes
 from tvc_store.codecs.rans import Rans
 from tvc_store.codecs.raw import Raw
@@ -20,6 +21,7 @@ GROUP: Final = "tvc.codecs"
 
 BUILT_IN: Final[dict[str, Codec]] = {
     "distance": Distance(),
+    "lowrank": LowRank(),
     "planes": Planes(),
     "rans": Rans(),
     "raw": Raw(),

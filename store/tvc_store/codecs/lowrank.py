@@ -1,0 +1,361 @@
+"""The codec for a matrix into which an adapter was merged: its factors once, and what they leave.
+
+A merged adapter changes every element by its part of a product of two thin matrices, then rounds.
+The factors are found again from the two matrices, as small integers, so that their product is exact
+in any order of summation and on any machine. What is coded per frame is the distance from the base
+plus the product, rounded: mostly nothing. However wrong the factors are, the result is exact.
+
+Whether there is such a product is told by a small piece: its singular values end, after the rank,
+at what rounding leaves.
+
+Absent on purpose: types other than 16-bit floats, in which adapters are merged, and the coding of
+distances, which is that of `rans`.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from tvc_store.arrays import ByteArray
+from tvc_store.buffers import Buffer
+from tvc_store.codecs.byteplanes import join, pack, split, unpack
+from tvc_store.codecs.interface import Coder, MalformedFrame
+from tvc_store.codecs.rans import Rans
+from tvc_store.dtypes import TensorSpec
+from tvc_store.elements import Elements
+
+__all__ = ["LowRank", "is_suited"]
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Words = npt.NDArray[np.uint16]
+
+_MOST_RANK: Final = 64
+_WEIGHTED_RANK: Final = (
+    24  # up to this, noise is weighed element by element: its cost is the square
+)
+_LEAST_SIDE: Final = 512
+_PROBE: Final = 160  # rows and columns of the piece that is probed
+_NOISE: Final = 1.5  # times the energy of rounding that may be left
+_SIGNAL: Final = 4.0  # times that energy that the whole change has at least
+_LARGEST: Final = (1 << 12) - 1  # of the factors' integers
+_HEAD: Final = struct.Struct("<Bh")
+_EXPONENTS: Final = range(-100, 60)  # whose powers are usual numbers of float32
+_TINY: Final = np.float32(2.0**-100)
+_BLOCK: Final = 1 << 20  # elements worked on at a time
+_FLAT: Final = b"\0"  # the distances' own parameters: neither rows nor columns
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """A 16-bit float: where its exponent lies, and how it becomes float32 and back."""
+
+    mantissa: int
+    mask: int
+    lowest: int
+    widen: Callable[[Words], Floats]
+    narrow: Callable[[Floats], Words]
+
+
+def _widen_bf16(words: Words) -> Floats:
+    return (words.astype(np.uint32) << 16).view(np.float32)
+
+
+def _narrow_bf16(values: Floats) -> Words:
+    """Round to nearest, ties to even; values are no NaN."""
+    bits = values.view(np.uint32)
+    return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
+
+
+def _widen_f16(words: Words) -> Floats:
+    return words.view(np.float16).astype(np.float32)
+
+
+def _narrow_f16(values: Floats) -> Words:
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16).view(np.uint16)
+
+
+_FORMATS: Final = {
+    "BF16": _Format(7, 0xFF, -133, _widen_bf16, _narrow_bf16),
+    "F16": _Format(10, 0x1F, -24, _widen_f16, _narrow_f16),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Factors:
+    """A product of integers and a power of two.
+
+    Args:
+        left: float64 (rows, rank) of integers.
+        right: float64 (columns, rank) of integers.
+        exponent: Of the power of two.
+    """
+
+    left: Doubles
+    right: Doubles
+    exponent: int
+
+    def rows(self, start: int, stop: int) -> Floats:
+        """Return float32 (stop - start, columns): exact sums, in any order, then rounded."""
+        product = (self.left[start:stop] @ self.right.T).astype(np.float32)
+        return product * np.float32(2.0**self.exponent)
+
+
+def is_suited(spec: TensorSpec) -> bool:
+    """Say whether a tensor is a matrix of a type and size for which factors could pay."""
+    return spec.dtype in _FORMATS and len(spec.shape) == 2 and min(spec.shape) >= _LEAST_SIDE
+
+
+class LowRank:
+    """Codes distances from the base plus a product of two thin matrices of integers."""
+
+    uses_base: ClassVar[bool] = True
+
+    def survey(self, spec: TensorSpec | None, content: Elements, base: Elements | None) -> bytes:
+        """Return the factors, or that there are none.
+
+        A byte says the rank, an i16 the exponent; then, where the rank is not 0, the integers of
+        the left factor's rows and of the right one's, zigzagged, as byte planes.
+        """
+        nothing = _HEAD.pack(0, 0)
+        if spec is None or base is None or not is_suited(spec):
+            return nothing
+        pair = _Pair(spec, content, base)
+        rank = _probe(pair)
+        if not rank:
+            return nothing
+        factors = _integers(*_fit(pair, rank))
+        packed = _pack(factors)
+        is_sound = factors.exponent in _EXPONENTS and len(packed) <= spec.nbytes // 8
+        return packed if is_sound else nothing
+
+    def coder(self, spec: TensorSpec | None, shared: bytes) -> "_Coder":
+        """Return the coder of an object.
+
+        Raises:
+            MalformedFrame: The parameters are not `survey`'s for such a tensor.
+        """
+        if spec is None or len(shared) < _HEAD.size:
+            raise MalformedFrame("no factors")
+        distances = Rans().coder(spec, _FLAT)
+        rank, exponent = _HEAD.unpack_from(shared)
+        if not rank and not exponent and len(shared) == _HEAD.size:
+            return _Coder(distances, None, None, 0)
+        if not is_suited(spec) or rank > _MOST_RANK or not rank or exponent not in _EXPONENTS:
+            raise MalformedFrame(f"factors of rank {rank} for {spec.dtype} {list(spec.shape)}")
+        factors = _unpack(shared, spec.shape, rank, exponent)
+        return _Coder(distances, factors, _FORMATS[spec.dtype], spec.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Coder:
+    distances: Coder
+    factors: _Factors | None
+    format: _Format | None
+    columns: int
+
+    def encode(self, frame: ByteArray, *, at: int, base: ByteArray | None) -> Buffer:
+        """Return the coded frame, or the frame where coding does not shrink it."""
+        return self.distances.encode(frame, at=at, base=self._expected(base, at))
+
+    def decode(self, stored: ByteArray, out: ByteArray, *, at: int, base: ByteArray | None) -> None:
+        """Fill `out` with what was expected plus the distances.
+
+        Raises:
+            MalformedFrame: The stored bytes are not a frame of this length.
+        """
+        self.distances.decode(stored, out, at=at, base=self._expected(base, at))
+
+    def _expected(self, base: ByteArray | None, at: int) -> ByteArray:
+        """Return the base plus the product, rounded; where the base is not finite, the base."""
+        if base is None:
+            raise MalformedFrame("a difference has no base")
+        if self.factors is None or self.format is None:
+            return base
+        words = base.view("<u2")
+        out = np.empty_like(words)
+        first, step = at // 2, max(_BLOCK // 4 // self.columns, 1)
+        done = 0
+        while done < words.size:
+            row, column = divmod(first + done, self.columns)
+            stop = min(row + step, -(-(first + words.size) // self.columns))
+            product = self.factors.rows(row, stop).reshape(-1)[column:]
+            part = slice(done, min(done + product.size, words.size))
+            out[part] = _rounded_sum(self.format, words[part], product[: part.stop - done])
+            done = part.stop
+        return out.view(np.uint8)
+
+
+def _rounded_sum(format_: _Format, words: Words, change: Floats) -> Words:
+    # Single steps of float32, each rounded once, give the same on every machine. Numbers so small
+    # that some processors are told to take them for 0 are left out, as are infinities and NaN.
+    with np.errstate(over="ignore", invalid="ignore"):
+        summed = format_.widen(words) + change
+        is_usual = np.abs(summed) >= _TINY
+    is_usual &= (words >> format_.mantissa & format_.mask) != format_.mask
+    return np.where(is_usual, format_.narrow(np.where(is_usual, summed, 0)), words)
+
+
+class _Pair:
+    """Both matrices, read as float32 by rows."""
+
+    def __init__(self, spec: TensorSpec, content: Elements, base: Elements) -> None:
+        self.rows, self.columns = spec.shape
+        self.format = _FORMATS[spec.dtype]
+        self._content = content
+        self._base = base
+
+    def change(self, row: int, count: int, columns: slice) -> tuple[Floats, Floats]:
+        """Return float32 (count, m) twice: the change of some rows, and what rounding moves by.
+
+        The latter is the unit in the last place; both are 0 where a number is not finite.
+        """
+        wide = columns.stop - columns.start
+        sides = np.empty((2, count, wide), np.uint16)
+        for side, elements in zip(sides, (self._content, self._base), strict=True):
+            if wide == self.columns:
+                elements.read(2 * row * self.columns, side.reshape(-1).view(np.uint8))
+                continue
+            for index, place in enumerate(side):
+                elements.read(
+                    2 * ((row + index) * self.columns + columns.start), place.view(np.uint8)
+                )
+        tuned, base = sides
+        exponents = (sides >> self.format.mantissa & self.format.mask).astype(np.int32)
+        is_finite = (exponents != self.format.mask).all(axis=0)
+        with np.errstate(invalid="ignore", over="ignore"):
+            change = self.format.widen(tuned) - self.format.widen(base)
+        lowest = self.format.lowest
+        units = np.ldexp(np.float32(1), np.maximum(exponents[0], 1) + (lowest - 1))
+        zero = np.float32(0)
+        return np.where(is_finite, change, zero), np.where(is_finite, units, zero)
+
+    def blocks(self) -> Iterator[tuple[int, Floats, Floats]]:
+        """Yield the whole by rows: the first row, and what `change` returns."""
+        step = max(_BLOCK // self.columns, 1)
+        for row in range(0, self.rows, step):
+            yield row, *self.change(row, min(step, self.rows - row), slice(0, self.columns))
+
+
+def _probe(pair: _Pair) -> int:
+    """Return the rank of the change, or 0 where it has none that is small."""
+    start = (pair.columns - _PROBE) // 2
+    places = np.linspace(0, pair.rows - 1, _PROBE).astype(int)
+    parts = [pair.change(int(row), 1, slice(start, start + _PROBE)) for row in places]
+    change = np.concatenate([part[0] for part in parts]).astype(np.float64)
+    units = np.concatenate([part[1] for part in parts]).astype(np.float64)
+    noise = float((units**2).sum()) / 12
+    if float((change**2).sum()) < _SIGNAL * noise or not noise:
+        return 0
+    energies = np.sort(np.linalg.eigvalsh(change @ change.T))[::-1]
+    for rank in range(1, _MOST_RANK + 1):
+        if energies[rank:].sum() <= _NOISE * noise * (1 - rank / _PROBE) ** 2:
+            return rank
+    return 0
+
+
+def _fit(pair: _Pair, rank: int) -> tuple[Doubles, Doubles]:
+    """Return factors (rows, rank) and (columns, rank) of the change, by alternating least squares.
+
+    What rounding hides differs from element to element; small elements tell the most. The right
+    factor is begun from some rows, then each is fitted to the other, the left one twice.
+    """
+    right = _begin(pair, rank)
+    weighted = rank <= _WEIGHTED_RANK
+    left = np.empty((pair.rows, rank))
+    for is_last in (False, True):
+        squares = np.zeros((pair.columns, rank * rank if weighted else 1), np.float32)
+        images = np.zeros((pair.columns, rank), np.float32)
+        for row, change, units in pair.blocks():
+            weights = _weights(units) if weighted else np.ones_like(units)
+            # At first the right factor is not worth the weighing.
+            part = _solve(change, weights, right, weighted=weighted and is_last)
+            left[row : row + len(change)] = part
+            if is_last:
+                continue
+            images += (weights * change).T @ part.astype(np.float32)
+            if weighted:
+                squares += weights.T @ _outer(part)
+        if not is_last:
+            right = _solved(squares, images, left, weighted=weighted)
+    return left, right
+
+
+def _begin(pair: _Pair, rank: int) -> Doubles:
+    """Return the directions that explain most of some rows, (columns, rank)."""
+    count = min(4 * rank + 64, pair.rows)
+    places = np.linspace(0, pair.rows - 1, count).astype(int)
+    whole = slice(0, pair.columns)
+    rows = np.concatenate([pair.change(int(row), 1, whole)[0] for row in places])
+    vectors = np.linalg.eigh((rows @ rows.T).astype(np.float64))[1][:, -rank:]
+    directions = rows.T.astype(np.float64) @ vectors
+    return np.linalg.qr(directions)[0]
+
+
+def _weights(units: Floats) -> Floats:
+    """Return one over the noise's variance, for no element more than a thousand times the usual."""
+    usual = float(np.median(units)) or 1.0
+    scaled = np.maximum(units / np.float32(usual), np.float32(1 / 32))
+    return np.reciprocal(scaled * scaled)
+
+
+def _outer(factors: Doubles) -> Floats:
+    products = factors[:, :, None] * factors[:, None, :]
+    return products.reshape(len(factors), -1).astype(np.float32)
+
+
+def _solve(change: Floats, weights: Floats, right: Doubles, *, weighted: bool) -> Doubles:
+    """Return the left factor's rows that fit best, given the right factor."""
+    images = (weights * change if weighted else change) @ right.astype(np.float32)
+    squares = weights @ _outer(right) if weighted else np.empty(0, np.float32)
+    return _solved(squares, images, right, weighted=weighted)
+
+
+def _solved(squares: Floats, images: Floats, other: Doubles, *, weighted: bool) -> Doubles:
+    rank = images.shape[1]
+    normal = squares.reshape(-1, rank, rank).astype(np.float64) if weighted else other.T @ other
+    ridge = np.eye(rank) * (1e-9 * np.abs(normal).max() + 1e-300)
+    sides = images.astype(np.float64)
+    if weighted:
+        return cast("Doubles", np.linalg.solve(normal + ridge, sides[:, :, None]))[:, :, 0]
+    return cast("Doubles", np.linalg.solve(normal + ridge, sides.T)).T
+
+
+def _integers(left: Doubles, right: Doubles) -> _Factors:
+    """Return the product with factors of like size, rounded to small integers."""
+    one, first = np.linalg.qr(left)
+    other, second = np.linalg.qr(right)
+    turn, sizes, back = np.linalg.svd(first @ second.T)
+    root = np.sqrt(sizes)
+    left, right = one @ turn * root, other @ back.T * root
+    most = max(float(np.abs(left).max()), float(np.abs(right).max()), 1e-30)
+    # A power of two, so that the step is exact.
+    exponent = int(np.frexp(most / _LARGEST)[1])
+    whole = [np.clip(np.rint(np.ldexp(f, -exponent)), -_LARGEST, _LARGEST) for f in (left, right)]
+    return _Factors(whole[0], whole[1], 2 * exponent)
+
+
+def _pack(factors: _Factors) -> bytes:
+    rank = factors.left.shape[1]
+    # Column by column, since those of a factor are of like size.
+    both = np.concatenate([factors.left, factors.right]).T.reshape(-1).astype("<i2")
+    folded = ((both << 1) ^ (both >> 15)).view("<u2")
+    planes = np.empty((2, folded.size), np.uint8)
+    split(folded, planes, slice(0, folded.size))
+    return _HEAD.pack(rank, factors.exponent) + pack(planes)
+
+
+def _unpack(shared: bytes, shape: tuple[int, ...], rank: int, exponent: int) -> _Factors:
+    rows, columns = shape
+    count = (rows + columns) * rank
+    stored = np.frombuffer(shared, np.uint8)[_HEAD.size :]
+    folded = np.empty(count, "<u2")
+    join(unpack(stored, count=2, length=count), folded, slice(0, count))
+    signed = (folded >> 1 ^ (0 - (folded & 1))).view("<i2")
+    both = signed.reshape(rank, rows + columns).T.astype(np.float64)
+    return _Factors(both[:rows].copy(), both[rows:].copy(), exponent)
