@@ -22,7 +22,7 @@ from tvc.models.header import MAX_TENSORS, Header, TensorEntry, make_header
 from tvc.models.weights import INDEX, SINGLE
 from tvc_store.buffers import Buffer, flat_view
 from tvc_store.dtypes import TensorSpec
-from tvc_store.durable import sync_folder, write_durably, write_errors
+from tvc_store.durable import PIECE, sync_folder, write_durably, write_errors
 from tvc_store.ids import ObjectId, TensorHasher
 from tvc_store.publishing import start_writing_back
 
@@ -307,7 +307,7 @@ def _reserve(fd: int, size: int) -> None:
 def _write_at(fd: int, view: memoryview, offset: int) -> None:
     done = 0
     while done < len(view):
-        done += os.pwrite(fd, view[done:], offset + done)
+        done += os.pwrite(fd, view[done : done + PIECE], offset + done)
 
 
 def _hash_range(hasher: TensorHasher, fd: int, offset: int, size: int) -> None:
