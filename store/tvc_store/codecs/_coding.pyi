@@ -34,6 +34,17 @@ def column_sizes(
     columns: int,
     /,
 ) -> bytes: ...
+def expected(
+    base: Buffer,
+    out: Buffer,
+    left: Buffer,
+    right: Buffer,
+    pairs: int,
+    columns: int,
+    exponent: int,
+    first: int,
+    /,
+) -> None: ...
 def supported() -> list[str]: ...
 def in_use() -> str: ...
 def use(name: str, /) -> None: ...

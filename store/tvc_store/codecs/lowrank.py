@@ -13,7 +13,7 @@ distances, which is that of `rans`.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final, cast
 
@@ -23,7 +23,9 @@ import numpy.typing as npt
 from tvc_store.arrays import ByteArray
 from tvc_store.buffers import Buffer
 from tvc_store.codecs.byteplanes import join, pack, split, unpack
+from tvc_store.codecs.factors import EXPONENTS, FORMATS, Factors
 from tvc_store.codecs.interface import Coder, MalformedFrame
+from tvc_store.codecs.native import expected
 from tvc_store.codecs.rans import Rans
 from tvc_store.dtypes import TensorSpec
 from tvc_store.elements import Elements
@@ -32,7 +34,6 @@ __all__ = ["LowRank", "is_suited"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-Words = npt.NDArray[np.uint16]
 
 _MOST_RANK: Final = 64
 _WEIGHTED_RANK: Final = (
@@ -44,71 +45,14 @@ _NOISE: Final = 1.5  # times the energy of rounding that may be left
 _SIGNAL: Final = 4.0  # times that energy that the whole change has at least
 _LARGEST: Final = (1 << 12) - 1  # of the factors' integers
 _HEAD: Final = struct.Struct("<Bh")
-_EXPONENTS: Final = range(-100, 60)  # whose powers are usual numbers of float32
-_TINY: Final = np.float32(2.0**-100)
 _BLOCK: Final = 1 << 20  # elements worked on at a time
+_WILD: Final = np.float32(1e6)  # no weight changes by as much
 _FLAT: Final = b"\0"  # the distances' own parameters: neither rows nor columns
-
-
-@dataclass(frozen=True, slots=True)
-class _Format:
-    """A 16-bit float: where its exponent lies, and how it becomes float32 and back."""
-
-    mantissa: int
-    mask: int
-    lowest: int
-    widen: Callable[[Words], Floats]
-    narrow: Callable[[Floats], Words]
-
-
-def _widen_bf16(words: Words) -> Floats:
-    return (words.astype(np.uint32) << 16).view(np.float32)
-
-
-def _narrow_bf16(values: Floats) -> Words:
-    """Round to nearest, ties to even; values are no NaN."""
-    bits = values.view(np.uint32)
-    return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
-
-
-def _widen_f16(words: Words) -> Floats:
-    return words.view(np.float16).astype(np.float32)
-
-
-def _narrow_f16(values: Floats) -> Words:
-    with np.errstate(over="ignore"):
-        return values.astype(np.float16).view(np.uint16)
-
-
-_FORMATS: Final = {
-    "BF16": _Format(7, 0xFF, -133, _widen_bf16, _narrow_bf16),
-    "F16": _Format(10, 0x1F, -24, _widen_f16, _narrow_f16),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Factors:
-    """A product of integers and a power of two.
-
-    Args:
-        left: float64 (rows, rank) of integers.
-        right: float64 (columns, rank) of integers.
-        exponent: Of the power of two.
-    """
-
-    left: Doubles
-    right: Doubles
-    exponent: int
-
-    def rows(self, start: int, stop: int) -> Floats:
-        """Return float32 (stop - start, columns): exact sums, in any order, then rounded."""
-        product = (self.left[start:stop] @ self.right.T).astype(np.float32)
-        return product * np.float32(2.0**self.exponent)
 
 
 def is_suited(spec: TensorSpec) -> bool:
     """Say whether a tensor is a matrix of a type and size for which factors could pay."""
-    return spec.dtype in _FORMATS and len(spec.shape) == 2 and min(spec.shape) >= _LEAST_SIDE
+    return spec.dtype in FORMATS and len(spec.shape) == 2 and min(spec.shape) >= _LEAST_SIDE
 
 
 class LowRank:
@@ -129,9 +73,9 @@ class LowRank:
         rank = _probe(pair)
         if not rank:
             return nothing
-        factors = _integers(*_fit(pair, rank))
+        factors = _integers(spec.dtype, *_fit(pair, rank))
         packed = _pack(factors)
-        is_sound = factors.exponent in _EXPONENTS and len(packed) <= spec.nbytes // 8
+        is_sound = factors.exponent in EXPONENTS and len(packed) <= spec.nbytes // 8
         return packed if is_sound else nothing
 
     def coder(self, spec: TensorSpec | None, shared: bytes) -> "_Coder":
@@ -145,19 +89,16 @@ class LowRank:
         distances = Rans().coder(spec, _FLAT)
         rank, exponent = _HEAD.unpack_from(shared)
         if not rank and not exponent and len(shared) == _HEAD.size:
-            return _Coder(distances, None, None, 0)
-        if not is_suited(spec) or rank > _MOST_RANK or not rank or exponent not in _EXPONENTS:
+            return _Coder(distances, None)
+        if not is_suited(spec) or rank > _MOST_RANK or not rank or exponent not in EXPONENTS:
             raise MalformedFrame(f"factors of rank {rank} for {spec.dtype} {list(spec.shape)}")
-        factors = _unpack(shared, spec.shape, rank, exponent)
-        return _Coder(distances, factors, _FORMATS[spec.dtype], spec.shape[1])
+        return _Coder(distances, _unpack(shared, spec, rank, exponent))
 
 
 @dataclass(frozen=True, slots=True)
 class _Coder:
     distances: Coder
-    factors: _Factors | None
-    format: _Format | None
-    columns: int
+    factors: Factors | None
 
     def encode(self, frame: ByteArray, *, at: int, base: ByteArray | None) -> Buffer:
         """Return the coded frame, or the frame where coding does not shrink it."""
@@ -172,33 +113,9 @@ class _Coder:
         self.distances.decode(stored, out, at=at, base=self._expected(base, at))
 
     def _expected(self, base: ByteArray | None, at: int) -> ByteArray:
-        """Return the base plus the product, rounded; where the base is not finite, the base."""
         if base is None:
             raise MalformedFrame("a difference has no base")
-        if self.factors is None or self.format is None:
-            return base
-        words = base.view("<u2")
-        out = np.empty_like(words)
-        first, step = at // 2, max(_BLOCK // 4 // self.columns, 1)
-        done = 0
-        while done < words.size:
-            row, column = divmod(first + done, self.columns)
-            stop = min(row + step, -(-(first + words.size) // self.columns))
-            product = self.factors.rows(row, stop).reshape(-1)[column:]
-            part = slice(done, min(done + product.size, words.size))
-            out[part] = _rounded_sum(self.format, words[part], product[: part.stop - done])
-            done = part.stop
-        return out.view(np.uint8)
-
-
-def _rounded_sum(format_: _Format, words: Words, change: Floats) -> Words:
-    # Single steps of float32, each rounded once, give the same on every machine. Numbers so small
-    # that some processors are told to take them for 0 are left out, as are infinities and NaN.
-    with np.errstate(over="ignore", invalid="ignore"):
-        summed = format_.widen(words) + change
-        is_usual = np.abs(summed) >= _TINY
-    is_usual &= (words >> format_.mantissa & format_.mask) != format_.mask
-    return np.where(is_usual, format_.narrow(np.where(is_usual, summed, 0)), words)
+        return expected(self.factors, base, first=at // 2) if self.factors else base
 
 
 class _Pair:
@@ -206,14 +123,14 @@ class _Pair:
 
     def __init__(self, spec: TensorSpec, content: Elements, base: Elements) -> None:
         self.rows, self.columns = spec.shape
-        self.format = _FORMATS[spec.dtype]
+        self.format = FORMATS[spec.dtype]
         self._content = content
         self._base = base
 
     def change(self, row: int, count: int, columns: slice) -> tuple[Floats, Floats]:
         """Return float32 (count, m) twice: the change of some rows, and what rounding moves by.
 
-        The latter is the unit in the last place; both are 0 where a number is not finite.
+        The latter is the unit in the last place; both are 0 where a number is none, or wild.
         """
         wide = columns.stop - columns.start
         sides = np.empty((2, count, wide), np.uint16)
@@ -226,14 +143,13 @@ class _Pair:
                     2 * ((row + index) * self.columns + columns.start), place.view(np.uint8)
                 )
         tuned, base = sides
-        exponents = (sides >> self.format.mantissa & self.format.mask).astype(np.int32)
-        is_finite = (exponents != self.format.mask).all(axis=0)
+        exponents = self.format.exponents(sides).astype(np.int32)
         with np.errstate(invalid="ignore", over="ignore"):
             change = self.format.widen(tuned) - self.format.widen(base)
-        lowest = self.format.lowest
-        units = np.ldexp(np.float32(1), np.maximum(exponents[0], 1) + (lowest - 1))
+            is_sane = np.abs(change) < _WILD
+        units = np.ldexp(np.float32(1), np.maximum(exponents[0], 1) - 1 + self.format.unit)
         zero = np.float32(0)
-        return np.where(is_finite, change, zero), np.where(is_finite, units, zero)
+        return np.where(is_sane, change, zero), np.where(is_sane, units, zero)
 
     def blocks(self) -> Iterator[tuple[int, Floats, Floats]]:
         """Yield the whole by rows: the first row, and what `change` returns."""
@@ -326,7 +242,7 @@ def _solved(squares: Floats, images: Floats, other: Doubles, *, weighted: bool) 
     return cast("Doubles", np.linalg.solve(normal + ridge, sides.T)).T
 
 
-def _integers(left: Doubles, right: Doubles) -> _Factors:
+def _integers(dtype: str, left: Doubles, right: Doubles) -> Factors:
     """Return the product with factors of like size, rounded to small integers."""
     one, first = np.linalg.qr(left)
     other, second = np.linalg.qr(right)
@@ -336,26 +252,32 @@ def _integers(left: Doubles, right: Doubles) -> _Factors:
     most = max(float(np.abs(left).max()), float(np.abs(right).max()), 1e-30)
     # A power of two, so that the step is exact.
     exponent = int(np.frexp(most / _LARGEST)[1])
-    whole = [np.clip(np.rint(np.ldexp(f, -exponent)), -_LARGEST, _LARGEST) for f in (left, right)]
-    return _Factors(whole[0], whole[1], 2 * exponent)
+    whole = [
+        np.clip(np.rint(np.ldexp(factor, -exponent)), -_LARGEST, _LARGEST).astype(np.int16)
+        for factor in (left, right)
+    ]
+    return Factors(dtype, whole[0], whole[1], 2 * exponent)
 
 
-def _pack(factors: _Factors) -> bytes:
+def _pack(factors: Factors) -> bytes:
     rank = factors.left.shape[1]
     # Column by column, since those of a factor are of like size.
-    both = np.concatenate([factors.left, factors.right]).T.reshape(-1).astype("<i2")
-    folded = ((both << 1) ^ (both >> 15)).view("<u2")
+    both = np.concatenate([factors.left, factors.right]).T.reshape(-1)
+    folded = ((both << 1) ^ (both >> 15)).astype("<i2").view("<u2")
     planes = np.empty((2, folded.size), np.uint8)
     split(folded, planes, slice(0, folded.size))
     return _HEAD.pack(rank, factors.exponent) + pack(planes)
 
 
-def _unpack(shared: bytes, shape: tuple[int, ...], rank: int, exponent: int) -> _Factors:
-    rows, columns = shape
+def _unpack(shared: bytes, spec: TensorSpec, rank: int, exponent: int) -> Factors:
+    rows, columns = spec.shape
     count = (rows + columns) * rank
     stored = np.frombuffer(shared, np.uint8)[_HEAD.size :]
     folded = np.empty(count, "<u2")
     join(unpack(stored, count=2, length=count), folded, slice(0, count))
-    signed = (folded >> 1 ^ (0 - (folded & 1))).view("<i2")
-    both = signed.reshape(rank, rows + columns).T.astype(np.float64)
-    return _Factors(both[:rows].copy(), both[rows:].copy(), exponent)
+    both = (folded >> 1 ^ (0 - (folded & 1))).view("<i2").astype(np.int16)
+    # Larger ones might not be summed exactly.
+    if (folded > 2 * _LARGEST).any():
+        raise MalformedFrame(f"a factor holds {int(np.abs(both.astype(int)).max())}")
+    left, right = np.split(both.reshape(rank, rows + columns).T, [rows])
+    return Factors(spec.dtype, left, right, exponent)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tvc_store.arrays import ByteArray
 from tvc_store.codecs import reference
+from tvc_store.codecs.factors import Factors
 from tvc_store.codecs.grid import Grid
 
 try:
@@ -18,7 +19,7 @@ try:
 except ImportError:  # built without a compiler
     _coding = None
 
-__all__ = ["column_sizes", "decode", "encode", "in_use", "supported", "use"]
+__all__ = ["column_sizes", "decode", "encode", "expected", "in_use", "supported", "use"]
 
 NUMPY: Final = "NumPy"
 _forced: list[str] = []
@@ -68,6 +69,22 @@ def column_sizes(grid: Grid, rows: ByteArray, base: ByteArray) -> npt.NDArray[np
         return reference.column_sizes(grid, rows, base)
     given = (grid.itemsize, grid.exponent_shift, grid.exponent_mask, grid.columns)
     return np.frombuffer(_coding.column_sizes(rows, base, *given), np.uint64)
+
+
+def expected(factors: Factors, base: ByteArray, *, first: int) -> ByteArray:
+    """Return a base with a product added to it, rounded.
+
+    Args:
+        factors: Of the product.
+        base: uint8 (n,), bf16 or fp16.
+        first: The number of its first element in the matrix.
+    """
+    if _coding is None or _forced == [NUMPY] or factors.dtype != "BF16":
+        return factors.expected(base, first=first)
+    out = np.empty_like(base)
+    left, right, pairs = factors.paired()
+    _coding.expected(base, out, left, right, pairs, factors.columns, factors.exponent, first)
+    return out
 
 
 def supported() -> list[str]:

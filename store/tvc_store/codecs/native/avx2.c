@@ -127,6 +127,26 @@ static void contexts_of(const struct layout *layout, const struct contexts *cont
                                                          row_term, out);
 }
 
+static void products(const int16_t *left, const int16_t *right, size_t pairs, size_t columns,
+                     size_t n, int32_t *out)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
+        for (size_t pair = 0; pair < pairs; pair++) {
+            int32_t both;
+            memcpy(&both, left + 2 * pair, sizeof both);
+            const __m256i factor = _mm256_set1_epi32(both);
+            const __m256i *row = (const __m256i *)(right + 2 * (pair * columns + i));
+            low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_loadu_si256(row), factor));
+            high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_loadu_si256(row + 1), factor));
+        }
+        _mm256_storeu_si256((void *)(out + i), low);
+        _mm256_storeu_si256((void *)(out + i + 8), high);
+    }
+    products_plainly(left, right + 2 * i, pairs, columns, n - i, out + i);
+}
+
 static inline __m256i load8(const uint8_t *bytes)
 {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)bytes));
@@ -226,6 +246,8 @@ const struct level level_avx2 = {
     .distances = distances_pass,
     .sums = sums_pass,
     .sizes = sizes_pass,
+    .products = products,
+    .rounded = rounded_pass,
     .exceptions = exceptions,
     .encode = encode,
     .decode = decode,

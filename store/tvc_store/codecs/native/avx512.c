@@ -90,6 +90,26 @@ static void contexts_of(const struct layout *layout, const struct contexts *cont
                                                          row_term, out);
 }
 
+static void products(const int16_t *left, const int16_t *right, size_t pairs, size_t columns,
+                     size_t n, int32_t *out)
+{
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m512i low = _mm512_setzero_si512(), high = _mm512_setzero_si512();
+        for (size_t pair = 0; pair < pairs; pair++) {
+            int32_t both;
+            memcpy(&both, left + 2 * pair, sizeof both);
+            const __m512i factor = _mm512_set1_epi32(both);
+            const int16_t *row = right + 2 * (pair * columns + i);
+            low = _mm512_add_epi32(low, _mm512_madd_epi16(_mm512_loadu_si512(row), factor));
+            high = _mm512_add_epi32(high, _mm512_madd_epi16(_mm512_loadu_si512(row + 32), factor));
+        }
+        _mm512_storeu_si512(out + i, low);
+        _mm512_storeu_si512(out + i + 16, high);
+    }
+    products_plainly(left, right + 2 * i, pairs, columns, n - i, out + i);
+}
+
 static uint8_t *encode(const uint32_t *table, const uint8_t *contexts, const uint8_t *tokens,
                        size_t n, unsigned lanes, uint32_t *states, uint8_t *end)
 {
@@ -178,6 +198,8 @@ const struct level level_avx512 = {
     .distances = distances_pass,
     .sums = sums_pass,
     .sizes = sizes_pass,
+    .products = products,
+    .rounded = rounded_pass,
     .exceptions = exceptions,
     .encode = encode,
     .decode = decode,

@@ -76,6 +76,14 @@ struct level {
     uint64_t (*sizes)(const struct layout *, const uint8_t *frame, const uint8_t *base, size_t n,
                       const uint16_t *shares, unsigned highest, size_t step);
 
+    /* Write sums of products of a row of the left factor and n columns of the right one. Both hold
+     * pairs: right[(pair * columns + column) * 2], so that two products are made at once. */
+    void (*products)(const int16_t *left, const int16_t *right, size_t pairs, size_t columns,
+                     size_t n, int32_t *out);
+
+    /* Round bf16 base + change * scale for n elements; leave what is no usual number as it is. */
+    void (*rounded)(const uint8_t *base, const int32_t *change, float scale, size_t n, uint8_t *out);
+
     /* List the places where token >= caps[context], in order; return how many. */
     size_t (*exceptions)(const uint8_t *tokens, const uint8_t *contexts, size_t n,
                          const uint8_t caps[MAX_CONTEXTS], uint16_t *out);
@@ -111,6 +119,17 @@ void make_table(const uint32_t counts[TOKENS], unsigned stride, unsigned precisi
 size_t write_tables(const struct table *, unsigned count, uint8_t *out);
 const uint8_t *read_tables(const uint8_t *next, const uint8_t *end, unsigned count,
                            unsigned precision, struct table *);
+
+/* factors.c */
+struct factors {
+    const int16_t *left;        /* [rows][pairs][2] */
+    const int16_t *right;       /* [pairs][columns][2] */
+    size_t rows, columns, pairs;
+    float scale;
+};
+
+void expect(const struct level *, const struct factors *, const uint8_t *base, size_t first,
+            size_t n, uint8_t *out);
 
 /* frame.c */
 enum outcome { DONE, NOT_WORTH, NO_MEMORY, MALFORMED };

@@ -125,6 +125,39 @@ static PyObject *decode(PyObject *module, PyObject *args)
     return result;
 }
 
+static PyObject *expected(PyObject *module, PyObject *args)
+{
+    (void)module;
+    Py_buffer base, out, left, right;
+    Py_ssize_t pairs, columns, first;
+    int exponent;
+    if (!PyArg_ParseTuple(args, "y*w*y*y*nnin", &base, &out, &left, &right, &pairs, &columns,
+                          &exponent, &first))
+        return NULL;
+    const Py_ssize_t n = base.len / 2;
+    const bool is_sound = n > 0 && base.len == 2 * n && out.len == base.len && pairs > 0 &&
+                          pairs <= 64 && columns > 0 && columns <= 1 << 26 && first >= 0 &&
+                          right.len == 4 * pairs * columns && left.len % (4 * pairs) == 0 &&
+                          (first + n - 1) / columns < left.len / (4 * pairs) &&
+                          exponent >= -126 && exponent < 127;
+    if (is_sound) {
+        const uint32_t bits = (uint32_t)(exponent + 127) << 23;
+        struct factors factors = {left.buf, right.buf, (size_t)(left.len / (4 * pairs)),
+                                  (size_t)columns, (size_t)pairs, 0};
+        memcpy(&factors.scale, &bits, sizeof bits);
+        Py_BEGIN_ALLOW_THREADS
+        expect(chosen, &factors, base.buf, (size_t)first, (size_t)n, out.buf);
+        Py_END_ALLOW_THREADS
+    } else {
+        PyErr_SetString(PyExc_ValueError, "not a frame and factors of its matrix");
+    }
+    PyBuffer_Release(&base);
+    PyBuffer_Release(&out);
+    PyBuffer_Release(&left);
+    PyBuffer_Release(&right);
+    return is_sound ? Py_NewRef(Py_None) : NULL;
+}
+
 static PyObject *column_sizes(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -195,6 +228,7 @@ static PyMethodDef methods[] = {
     {"encode", encode, METH_VARARGS, NULL},
     {"decode", decode, METH_VARARGS, NULL},
     {"column_sizes", column_sizes, METH_VARARGS, NULL},
+    {"expected", expected, METH_VARARGS, NULL},
     {"supported", supported, METH_NOARGS, NULL},
     {"in_use", in_use, METH_NOARGS, NULL},
     {"use", use, METH_VARARGS, NULL},

@@ -107,6 +107,37 @@ static uint64_t sizes_pass(const struct layout *layout, const uint8_t *frame, co
     return sum;
 }
 
+static inline void products_plainly(const int16_t *left, const int16_t *right, size_t pairs,
+                                    size_t columns, size_t n, int32_t *restrict out)
+{
+    memset(out, 0, n * sizeof *out);
+    for (size_t pair = 0; pair < pairs; pair++) {
+        const int32_t one = left[2 * pair], other = left[2 * pair + 1];
+        const int16_t *row = right + 2 * pair * columns;
+        for (size_t i = 0; i < n; i++)
+            out[i] = (int32_t)((uint32_t)out[i] + (uint32_t)(row[2 * i] * one) +
+                               (uint32_t)(row[2 * i + 1] * other));
+    }
+}
+
+static void rounded_pass(const uint8_t *base, const int32_t *change, float scale, size_t n,
+                         uint8_t *restrict out)
+{
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t word = ((const word16 *)base)[i], wide = word << 16;
+        float sum;
+        uint32_t bits;
+        memcpy(&sum, &wide, sizeof sum);
+        sum += (float)change[i] * scale;
+        memcpy(&bits, &sum, sizeof bits);
+        /* Below 2^-100 some processors are told to take a number for 0. */
+        const uint32_t size = bits & 0x7fffffff;
+        const uint32_t rounded = (bits + (0x7fff + (bits >> 16 & 1))) >> 16;
+        const uint32_t is_usual = (size >= 27u << 23) & ((word >> 7 & 255) != 255);
+        ((word16 *)out)[i] = (uint16_t)(is_usual ? rounded : word);
+    }
+}
+
 static inline uint8_t *encode_one(const uint32_t *table, uint8_t context, uint8_t token,
                                   uint32_t *state, uint8_t *end)
 {
