@@ -77,7 +77,7 @@ class Publisher:
         """Take a file over, flush it to the disk, and give it a name in place of what has it.
 
         Raises:
-            OSError: An earlier one could not be flushed.
+            WriteFailed: An earlier one could not be flushed.
         """
         self._room.acquire()
         if self._stopped:
@@ -107,6 +107,7 @@ class Publisher:
             self._folders[folder] = None
 
     def _raise_first(self) -> None:
-        for each in self._running:
-            if each.done():
-                each.result()
+        with write_errors(self._folder):
+            for each in self._running:
+                if each.done():
+                    each.result()
