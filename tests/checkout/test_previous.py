@@ -105,12 +105,32 @@ def test_shards_are_kept_one_by_one(bench, tmp_path):
     assert checked(bench, "part", out, shard_size=3 * SPEC.nbytes) == 6
 
 
-def test_sums_and_casts_are_computed_again(bench, tmp_path):
+def test_sums_and_casts_that_were_computed_before_are_kept(bench, tmp_path):
     out = tmp_path / "out"
     assert checked(bench, "0.5 * part", out) == 0
-    assert checked(bench, "0.5 * part", out) == 4
+    assert checked(bench, "0.5 * part", out) == 6
     assert checked(bench, "0.5 * part", out, dtype="F32") == 0
-    assert checked(bench, "0.5 * part", out, dtype="F32") == 0
+    before = inode(out)
+    assert checked(bench, "0.5 * part", out, dtype="F32") == 6
+    assert inode(out) == before
+    assert checked(bench, "0.25 * part", out, dtype="F32") == 0
+    assert checked(bench, "0.5 * part", out) == 0
+
+
+def test_a_folder_that_says_what_a_sum_is_is_not_believed(bench, tmp_path):
+    """What a sum is, only who computed it knows: here nobody has."""
+    out = tmp_path / "out"
+    checked(bench, "0.75 * part", out)
+    shutil.rmtree(bench.repository.layout.cache)
+    assert checked(bench, "0.75 * part", out) == 4
+
+
+def test_a_sum_in_a_damaged_shard_is_computed_again(bench, tmp_path):
+    out = tmp_path / "out"
+    checked(bench, "0.5 * part", out)
+    assert checked(bench, "0.5 * part", out) == 6
+    flip(out / "model.safetensors", -5 * SPEC.nbytes + 1)  # in t1, which is computed
+    assert checked(bench, "0.5 * part", out) == 5
 
 
 def test_a_file_with_another_name_elsewhere_is_copied(bench, tmp_path):

@@ -42,6 +42,9 @@ class TensorWriting:
         shards: The files.
         workers: Tensors at a time.
         on_bytes: Called with the bytes of every tensor done.
+        expected: Names of tensors that have to be computed → what came of it before; of use only
+            where they are there already.
+        ids: Tensor name → what was written.
     """
 
     store: Store
@@ -51,7 +54,13 @@ class TensorWriting:
     shards: Iterable[Shard]
     workers: int
     on_bytes: Callable[[int], None]
+    expected: Mapping[str, ObjectId] = field(default_factory=dict[str, ObjectId])
     ids: dict[str, ObjectId] = field(default_factory=dict[str, ObjectId])
+
+    @property
+    def computed(self) -> list[str]:
+        """Names of the tensors that are not in the store as they are written."""
+        return [name for name in sorted(self.targets) if self._stored(name) is None]
 
     def write(self, folder: Path, previous: Previous | None) -> int:
         """Write all tensors, durably; `ids` says then what they are.
@@ -80,14 +89,19 @@ class TensorWriting:
         writer.finish()
         return kept
 
-    def _wanted(self, name: str) -> TensorRef | None:
-        """Return what a tensor will be, where that is known before."""
+    def _stored(self, name: str) -> TensorRef | None:
+        """Return what the store has of a tensor as it is written."""
         known = self.evaluator.known(name)
         return known if known and self.targets[name] == known.spec else None
 
+    def _wanted(self, name: str) -> ObjectId | None:
+        """Return what a tensor will be, where that is known before."""
+        stored = self._stored(name)
+        return stored.id if stored else self.expected.get(name)
+
     def _wants(self, name: str, previous: Previous) -> bool:
         wanted = self._wanted(name)
-        return wanted is not None and previous.has(name, wanted.spec, wanted.id)
+        return wanted is not None and previous.has(name, self.targets[name], wanted)
 
     def _done(self, name: str, identity: ObjectId) -> None:
         self.ids[name] = identity
@@ -122,8 +136,7 @@ class TensorWriting:
             run_each(verify, entries, workers=self.workers)
         except IntegrityError:
             return False
-        wanted = {name: ref.id for name in entries if (ref := self._wanted(name))}
-        if found != wanted:
+        if any(found[name] != self._wanted(name) for name in entries):
             return False
         for name, identity in found.items():
             self._done(name, identity)
@@ -133,15 +146,13 @@ class TensorWriting:
         """Copy tensors that are wanted as they are."""
 
         def copy(name: str) -> None:
-            wanted = self._wanted(name)
-            assert wanted
             try:
                 with open_plain(previous.file_of(name)) as fd:
                     copied = writer.copy(name, fd, previous.entries[name].offset)
             except IntegrityError:
                 copied = None
-            if copied == wanted.id:
-                self._done(name, wanted.id)
+            if copied and copied == self._wanted(name):
+                self._done(name, copied)
             else:
                 writer.discard(name)
 
@@ -150,36 +161,36 @@ class TensorWriting:
         run_each(copy, kept, workers=self.workers)
 
     def _write(self, writer: ModelWriter, name: str) -> None:
-        wanted = self._wanted(name)
-        if wanted is None or not self._copied(writer, name, wanted):
-            self._evaluate(writer, name, wanted)
+        stored = self._stored(name)
+        if stored is None or not self._copied(writer, name, stored):
+            self._evaluate(writer, name, stored)
 
-    def _copied(self, writer: ModelWriter, name: str, wanted: TensorRef) -> bool:
+    def _copied(self, writer: ModelWriter, name: str, stored: TensorRef) -> bool:
         """Copy a tensor from where it is borrowed; say whether that is what is there now."""
         copied: ObjectId | None = None
         try:
-            with self.store.reader.opened(wanted.id) as opened:
+            with self.store.reader.opened(stored.id) as opened:
                 file = opened.borrowed
-                if file and opened.spec == wanted.spec:
+                if file and opened.spec == stored.spec:
                     copied = writer.copy(name, file.fileno(), file.tensor.offset)
         except (IntegrityError, Missing):
             pass  # reading it by blocks finds another source, or says what is wrong
-        if copied == wanted.id:
-            self._done(name, wanted.id)
+        if copied == stored.id:
+            self._done(name, stored.id)
             return True
         writer.discard(name)
         return False
 
-    def _evaluate(self, writer: ModelWriter, name: str, wanted: TensorRef | None) -> None:
+    def _evaluate(self, writer: ModelWriter, name: str, stored: TensorRef | None) -> None:
         hasher = TensorHasher(self.targets[name])
         at = 0
         with closing(self._blocks(name)) as blocks:
             for block in blocks:
                 writer.write_at(name, at, block)
                 at += block.size
-                if not wanted:  # what is restored was verified when its last block was given
+                if not stored:  # what is restored was verified when its last block was given
                     hasher.update(block)
-        self._done(name, wanted.id if wanted else hasher.finish())
+        self._done(name, stored.id if stored else hasher.finish())
 
     def _blocks(self, name: str) -> Generator[ByteArray]:
         """Yield a tensor as it is written."""
