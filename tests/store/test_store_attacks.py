@@ -99,7 +99,7 @@ HEADERS = {
     "huge blob": head(kind=2, dtype=b"", shape=(), raw=1 << 62),
     "blob with a type": head(kind=2),
     "blob with a base": head(kind=2, dtype=b"", shape=(), has_base=1, base=b"x" * 32),
-    "its own base": head(has_base=1, base=bytes.fromhex(ID), codec=b"distance"),
+    "its own base": head(has_base=1, base=bytes.fromhex(ID), codec=b"rans"),
 }
 
 
@@ -138,7 +138,7 @@ BODIES = {
     "raw plane of another length": [head(), frame(1, struct.pack("<BI", 0, 1) + b"x")],
     "no zstd": [head(), frame(1, struct.pack("<BI", 1, 20) + b"x" * 20)],
     "bytes after the planes": [head(), frame(1, struct.pack("<BI", 0, 0) + b"xyz")],
-    "difference without a base": [head(codec=b"distance"), frame(0, bytes(100))],
+    "difference without a base": [head(codec=b"rans"), frame(0, bytes(100))],
     "512 GiB in 1 KiB": [head(shape=(1 << 39,), raw=1 << 39), bytes(1024)],
     "wrong content": [head(), frame(0, bytes(100))],
 }
@@ -208,7 +208,7 @@ def test_two_streams_in_one_plane_are_refused():
 
 
 @LAW
-@given(st.binary(max_size=60), st.sampled_from(["planes", "distance"]))
+@given(st.binary(max_size=60), st.sampled_from(["planes", "rans"]))
 def test_no_bytes_crash_a_codec(data, name):
     out, base = np.zeros(64, np.uint8), np.zeros(64, np.uint8)
     with pytest.raises(MalformedFrame):
@@ -234,7 +234,7 @@ def test_chains_and_circles_are_refused(store):
 
 
 def forge(store, object_id, spec, base):
-    header = Header(object_id, "tensor", "distance", spec.nbytes, spec, base).to_bytes()
+    header = Header(object_id, "tensor", "rans", spec.nbytes, spec, base).to_bytes()
     overwrite(store, object_id, sealed(header, frame(2, b"")))
 
 

@@ -28,9 +28,9 @@ def fill(store, folder):
     spec = vector_spec(base)
     (borrowed,) = borrow(store, folder, base)
     planes = store.put_tensor(spec, np.tile(bf16(8, seed=3), 10))
-    far = store.put_tensor(spec, base + np.uint16(1), base=borrowed, codec="distance")
+    far = store.put_tensor(spec, base + np.uint16(1), base=borrowed, codec="rans")
     step = np.tile(bf16(8, seed=3), 10) + np.uint16(1)
-    near = store.put_tensor(spec, step, base=planes, codec="distance")
+    near = store.put_tensor(spec, step, base=planes, codec="rans")
     raw = store.put_tensor(TensorSpec("F32", ()), b"abcd")
     text = store.put_blob(b"{} " * 30)
     assert store.reader.base(far) == borrowed

@@ -78,7 +78,7 @@ def test_every_codec_returns_every_pattern(pair, name):
 
 
 @pytest.mark.parametrize("dtype", sorted(ITEMSIZE))
-@pytest.mark.parametrize("name", ["planes", "distance"])
+@pytest.mark.parametrize("name", ["planes", "rans"])
 def test_every_codec_returns_long_frames_of_every_type(dtype, name):
     rng = np.random.default_rng(7)
     base = rng.integers(0, 256, 600_000, np.uint8)
@@ -100,7 +100,7 @@ def test_every_pair_of_sixteen_bit_patterns_that_matter(store):
     base, data = (np.array(x, np.uint16).ravel() for x in np.meshgrid(special, special))
     spec = vector_spec(base)
     origin = store.put_tensor(spec, base)
-    object_id = store.put_tensor(spec, data, base=origin, codec="distance")
+    object_id = store.put_tensor(spec, data, base=origin, codec="rans")
     assert store.read_tensor(object_id)[1].tobytes() == data.tobytes()
 
 
@@ -154,8 +154,8 @@ def test_a_base_of_another_type_or_shape_or_a_difference_is_not_used(store):
 
 
 def test_a_codec_that_needs_a_base_says_so(store):
-    with pytest.raises(StoreError, match="'distance' needs a base"):
-        store.put_tensor(TensorSpec("U8", (100,)), bytes(100), codec="distance")
+    with pytest.raises(StoreError, match="'rans' needs a base"):
+        store.put_tensor(TensorSpec("U8", (100,)), bytes(100), codec="rans")
 
 
 def test_a_missing_base_is_named(store):
@@ -244,28 +244,22 @@ def test_opening_a_store(store, tmp_path):
 
 
 def test_the_format_is_frozen(store):
-    """Headers and raw files as this version writes them; a change here is a new version."""
+    """Files as this version writes them; a change here is a new version."""
     base = np.arange(64, dtype=np.uint16) * 7
     spec = TensorSpec("BF16", (8, 8))
     origin = store.put_tensor(spec, base)
-    step = store.put_tensor(spec, base + np.uint16(1), base=origin, codec="distance")
+    step = store.put_tensor(spec, base + np.uint16(1), base=origin, codec="rans")
     raw = store.put_blob(b"hello")
     golden = Path(__file__).parent / "golden"
-    # What zstd writes differs between its versions, what it reads does not.
-    for name, object_id, length in [
-        ("planes", origin, 98),
-        ("distance", step, 132),
-        ("raw", raw, 0),
-    ]:
+    for name, object_id in [("planes", origin), ("rans", step), ("raw", raw)]:
         wanted = bytes.fromhex((golden / f"{name}.hex").read_text())
-        got = place(store.path, object_id).read_bytes()
-        assert got[: length or None].hex() == wanted[: length or None].hex()
+        assert place(store.path, object_id).read_bytes().hex() == wanted.hex()
 
 
 def test_old_files_are_read_for_ever(store):
-    """Unlike the bytes that zstd writes, those that were once written must always be readable."""
+    """Also where a later version writes them in another way."""
     golden = Path(__file__).parent / "golden"
-    for name in ("planes", "distance", "raw"):
+    for name in ("planes", "rans", "raw"):
         content = bytes.fromhex((golden / f"{name}.hex").read_text())
         object_id = content[24:56].hex()
         path = place(store.path, object_id)

@@ -1,9 +1,12 @@
-"""The stream that the built-in codecs share: the bytes of the elements by significance, zstd each.
+"""The stream of what has no base: the bytes of the elements by significance, each plane for itself.
 
-Exponents and small differences live in a few planes that shrink well, mantissa noise in others that
-do not; apart, the former are coded at the speed of Huffman and the latter are copied.
+Exponents and small numbers live in a few planes that shrink well, mantissa noise in others that do
+not; apart, the former are coded by their frequencies and the latter are copied. Text, whose bytes
+repeat, is left to zstd.
 
-Per plane, least significant first: a byte (0 raw, 1 zstd), a u32 length, that many bytes.
+Per plane, least significant first: a byte (0 raw, 1 zstd, 2 rANS), a u32 length, that many bytes.
+The last kind is a byte, the most frequent one, and then a frame of distances from it.
+
 Absent on purpose: any arithmetic on elements.
 """
 
@@ -16,9 +19,11 @@ import numpy.typing as npt
 import zstandard
 
 from tvc_store.arrays import ByteArray
+from tvc_store.codecs.grid import Grid
 from tvc_store.codecs.interface import MalformedFrame
+from tvc_store.codecs.native import decode, encode
 
-__all__ = ["BLOCK", "Words", "blocks", "join", "pack", "split", "unpack", "word_type"]
+__all__ = ["BLOCK", "Words", "blocks", "join", "pack", "pack_text", "split", "unpack", "word_type"]
 
 Words = npt.NDArray[np.unsignedinteger]
 """Elements as little-endian unsigned integers of their width."""
@@ -28,22 +33,12 @@ BLOCK: Final = 1 << 17
 
 _RAW: Final = 0
 _ZSTD: Final = 1
+_RANS: Final = 2
 _PLANE: Final = struct.Struct("<BI")
-_PROBES: Final = 8
-_PROBE: Final = 1 << 13  # bytes of each probe
-
-# Huffman and little else: matches do not occur in weights, and looking for them costs most of the
-# time. zstd-3 comes out larger than this on planes of differences.
-_HUFFMAN: Final = zstandard.ZstdCompressionParameters(
-    strategy=zstandard.STRATEGY_FAST,
-    window_log=17,
-    hash_log=6,
-    chain_log=6,
-    search_log=1,
-    min_match=7,
-    target_length=0,
-    write_content_size=True,
-)
+_BYTES: Final = Grid(1, 0, 0, 0, b"", with_rows=False)
+_PROBES: Final = 16
+_PROBE: Final = 1 << 12  # bytes of each probe
+_NOISE: Final = 7.9  # bits a byte from which a plane is not worth coding
 _TEXT: Final = zstandard.ZstdCompressionParameters.from_level(3, write_content_size=True)
 
 
@@ -87,23 +82,49 @@ def join(planes: Sequence[ByteArray], words: Words, part: slice) -> None:
         words |= plane[part]
 
 
-def pack(planes: npt.NDArray[np.uint8], *, text: bool = False) -> bytes:
-    """Return the planes compressed, each raw where it does not shrink.
+def pack(planes: npt.NDArray[np.uint8]) -> bytes:
+    """Return planes of numbers coded, each raw where it does not shrink.
 
     Args:
-        planes: uint8 (k, n).
-        text: The bytes are a file's and not numbers: look for repetitions.
+        planes: uint8 (k, n), n > 0.
     """
-    compressor = zstandard.ZstdCompressor(compression_params=_TEXT if text else _HUFFMAN)
-    parts: list[bytes | memoryview] = []
-    for plane in planes:
-        mode, stored = _RAW, plane.data
-        if not _is_noise(plane, compressor):
-            coded = compressor.compress(plane.data)
-            if len(coded) < plane.size:
-                mode, stored = _ZSTD, coded
-        parts += [_PLANE.pack(mode, len(stored)), stored]
-    return b"".join(parts)
+    return b"".join(part for plane in planes for part in _coded(plane))
+
+
+def pack_text(text: ByteArray) -> bytes:
+    """Return one plane coded for repetitions, raw where it does not shrink.
+
+    Args:
+        text: uint8 (n,).
+    """
+    coded = zstandard.ZstdCompressor(compression_params=_TEXT).compress(text.data)
+    mode, stored = (_ZSTD, coded) if len(coded) < text.size else (_RAW, text.tobytes())
+    return _PLANE.pack(mode, len(stored)) + stored
+
+
+def _coded(plane: ByteArray) -> tuple[bytes | memoryview, ...]:
+    counts = np.bincount(_probe(plane), minlength=256)
+    if _entropy(counts) < _NOISE:
+        usual = np.uint8(np.argmax(counts))
+        frame = encode(_BYTES, plane, np.full_like(plane, usual), first=0)
+        if frame is not None and len(frame) + 1 < plane.size:
+            return _PLANE.pack(_RANS, len(frame) + 1), bytes([usual]), frame
+    return _PLANE.pack(_RAW, plane.size), plane.data
+
+
+def _probe(plane: ByteArray) -> ByteArray:
+    """Return a sample from all over, or the whole where it is small."""
+    if plane.size < 4 * _PROBES * _PROBE:
+        return plane
+    rows = plane[: plane.size // _PROBES * _PROBES].reshape(_PROBES, -1)
+    return np.ascontiguousarray(rows[:, -_PROBE:]).reshape(-1)
+
+
+def _entropy(counts: npt.NDArray[np.int64]) -> float:
+    """Return the bits a byte that counted bytes say."""
+    present = counts[counts > 0].astype(np.float64)
+    total = present.sum()
+    return float(np.log2(total) - (present * np.log2(present)).sum() / total)
 
 
 def unpack(stored: ByteArray, *, count: int, length: int) -> list[ByteArray]:
@@ -136,22 +157,23 @@ def unpack(stored: ByteArray, *, count: int, length: int) -> list[ByteArray]:
     return planes
 
 
-def _is_noise(plane: ByteArray, compressor: zstandard.ZstdCompressor) -> bool:
-    """Say whether a sample from all over does not shrink: then the whole is not tried."""
-    if plane.size < 4 * _PROBES * _PROBE:
-        return False
-    rows = plane[: plane.size // _PROBES * _PROBES].reshape(_PROBES, -1)
-    sample = np.ascontiguousarray(rows[:, -_PROBE:])
-    return len(compressor.compress(sample.data)) >= sample.size
-
-
 def _plane(stored: ByteArray, mode: int, length: int) -> ByteArray:
     if mode == _RAW:
         if stored.size != length:
             raise MalformedFrame(f"a raw plane has {stored.size} bytes in place of {length}")
         return stored
+    if mode == _RANS:
+        plane = np.empty(length, np.uint8)
+        usual = np.full(length, stored[0] if stored.size else 0, np.uint8)
+        if not length or not decode(_BYTES, stored[1:], plane, usual, first=0):
+            raise MalformedFrame("a plane's frame is none")
+        return plane
     if mode != _ZSTD:
         raise MalformedFrame(f"a plane is stored in an unknown way ({mode})")
+    return _text(stored, length)
+
+
+def _text(stored: ByteArray, length: int) -> ByteArray:
     try:
         # zstd allocates what the stream announces: look before decompressing.
         announced = zstandard.frame_content_size(stored.data)

@@ -47,7 +47,6 @@ _LARGEST: Final = (1 << 12) - 1  # of the factors' integers
 _HEAD: Final = struct.Struct("<Bh")
 _BLOCK: Final = 1 << 20  # elements worked on at a time
 _WILD: Final = np.float32(1e6)  # no weight changes by as much
-_FLAT: Final = b"\0"  # the distances' own parameters: neither rows nor columns
 
 
 def is_suited(spec: TensorSpec) -> bool:
@@ -86,7 +85,7 @@ class LowRank:
         """
         if spec is None or len(shared) < _HEAD.size:
             raise MalformedFrame("no factors")
-        distances = Rans().coder(spec, _FLAT)
+        distances = Rans().coder(spec, b"")
         rank, exponent = _HEAD.unpack_from(shared)
         if not rank and not exponent and len(shared) == _HEAD.size:
             return _Coder(distances, None)

@@ -46,7 +46,9 @@ _LEAST_ROWS: Final = 16
 _SAMPLE: Final = 1 << 18  # bytes that are looked at first
 _SAMPLED_ROWS: Final = 64  # at least
 _RUN: Final = 1 << 14  # bytes of a sample that lie together
-_FLAT, _BY_ROW, _BY_BOTH = range(3)
+_FLAT: Final = b""
+_BY_ROW: Final = 1
+_BY_BOTH: Final = 2
 
 
 class Rans:
@@ -57,14 +59,14 @@ class Rans:
     def survey(self, spec: TensorSpec | None, content: Elements, base: Elements | None) -> bytes:
         """Return whether rows and columns are told apart, and the classes of columns.
 
-        The first byte is 0 (no), 1 (rows, whose classes stand in the frames) or 2 (both); for 2
-        follow the columns' classes, four bits each.
+        Nothing where they are not. Otherwise a byte, 1 for rows, whose classes stand in the frames,
+        2 for both; after 2 the columns' classes, four bits each.
         """
         if spec is None or base is None or not _has_grid(spec):
-            return bytes([_FLAT])
+            return _FLAT
         sample, origin = _sample(spec, content), _sample(spec, base)
         columns = _pack(_column_classes(spec, sample, origin))
-        candidates = [bytes([_FLAT]), bytes([_BY_ROW]), bytes([_BY_BOTH]) + columns]
+        candidates = [_FLAT, bytes([_BY_ROW]), bytes([_BY_BOTH]) + columns]
         costs = [_cost(spec, shared, sample, origin, content) for shared in candidates]
         return candidates[costs.index(min(costs))]
 
@@ -122,12 +124,11 @@ def _has_grid(spec: TensorSpec) -> bool:
 def _grid(spec: TensorSpec, shared: bytes) -> Grid:
     shift, mask = EXPONENTS.get(spec.dtype, (0, 0))
     itemsize = 4 if spec.dtype == "C64" else spec.itemsize
-    mode = shared[0] if shared else -1
-    if mode == _FLAT and len(shared) == 1:
+    if shared == _FLAT:
         return Grid(itemsize, shift, mask, 0, b"", with_rows=False)
     if not _has_grid(spec):
         raise MalformedFrame("rows, where a tensor has none")
-    columns = _columns(spec)
+    columns, mode = _columns(spec), shared[0]
     if mode == _BY_ROW and len(shared) == 1:
         return Grid(itemsize, shift, mask, columns, b"", with_rows=True)
     if mode != _BY_BOTH or len(shared) != 1 + (columns + 1) // 2:
@@ -154,7 +155,7 @@ def _cost(
     """Return the bytes that the object would take with some parameters, by those of a sample."""
     coded = encode(_grid(spec, shared), sample, origin, first=0)
     size = sample.size if coded is None else len(coded)
-    if shared[0] == _BY_BOTH:
+    if shared[:1] == bytes([_BY_BOTH]):
         # Columns were fitted to this very sample: what that gains by chance is about a bit each.
         size += _columns(spec) // 8
     return size * content.nbytes / sample.size + len(shared)

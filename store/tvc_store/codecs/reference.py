@@ -214,7 +214,7 @@ def _tokens(grid: Grid, folded: Words) -> Ints:
     length = _bit_length(folded)
     top = (folded >> np.maximum(length - 3, 0).astype(np.uint64) & np.uint64(3)).astype(np.int64)
     buckets = least + 4 * (length - least.bit_length()) + top
-    return np.where(folded < least, folded.astype(np.int64), buckets)
+    return np.where(folded < least, folded.astype(np.int64), np.minimum(buckets, ESCAPE))
 
 
 def _row_classes(grid: Grid, folded: Words, exponents: Ints, first: int) -> Ints:

@@ -24,7 +24,7 @@ _SCALE: Final = 1 << SCALE_BITS
 
 def direct(grid: Grid) -> int:
     """Return the folded distance below which each has its own token."""
-    return 16 if grid.itemsize == 8 else 128
+    return {1: 255, 8: 16}.get(grid.itemsize, 128)
 
 
 def push_tokens(

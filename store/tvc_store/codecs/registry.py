@@ -6,7 +6,6 @@ Absent on purpose: imports of third-party code for the built-in codecs, which mu
 from importlib.metadata import entry_points
 from typing import Final, cast
 
-from tvc_store.codecs.distance import Distance
 from tvc_store.codecs.interface import Codec
 from tvc_store.codecs.lowrank import LowRank
 from tvc_store.codecs.planes import Planes
@@ -20,7 +19,6 @@ GROUP: Final = "tvc.codecs"
 """The entry point group of third-party codecs."""
 
 BUILT_IN: Final[dict[str, Codec]] = {
-    "distance": Distance(),
     "lowrank": LowRank(),
     "planes": Planes(),
     "rans": Rans(),

@@ -28,7 +28,8 @@ enum {
     MAX_CONTEXTS = 32,
     TOKENS = 256,
     ESCAPE = 255,               /* the token of what has none in its context: the value follows */
-    DIRECT = 128,               /* values below are their own token, up to 32 bits */
+    DIRECT = 128,               /* values below are their own token */
+    DIRECT_BYTE = 255,          /* the same for 8 bits, where only 255 has none */
     DIRECT_WIDE = 16,           /* the same for 64 bits, which have more bit lengths */
     BLOCK = 4096,               /* elements at a time, so that temporaries stay in the first cache */
     MAX_LANES_LOG = 8,

@@ -72,7 +72,10 @@ struct stack {
     unsigned held;              /* bits of `waiting` */
 };
 
-static inline unsigned direct_of(unsigned itemsize) { return itemsize == 8 ? DIRECT_WIDE : DIRECT; }
+static inline unsigned direct_of(unsigned itemsize)
+{
+    return itemsize == 8 ? DIRECT_WIDE : itemsize == 1 ? DIRECT_BYTE : DIRECT;
+}
 
 static inline unsigned length_of(uint64_t x) { return x ? 64 - (unsigned)__builtin_clzll(x) : 0; }
 
@@ -110,13 +113,16 @@ static inline void place_sum(unsigned itemsize, const uint8_t *base, size_t i, u
     }
 }
 
-/* The token of a distance that is not its own: by length and the two bits below the leading one. */
+/* The token of a distance: itself, or by its length and the two bits below the leading one. The last
+ * tokens of 8 and 64 bits would be beyond a byte, and are escapes. */
 static inline unsigned token_of(uint64_t folded, unsigned direct)
 {
     if (folded < direct)
         return (unsigned)folded;
     const unsigned length = length_of(folded);
-    return direct + 4 * (length - length_of(direct)) + (unsigned)(folded >> (length - 3) & 3);
+    const unsigned token =
+        direct + 4 * (length - length_of(direct)) + (unsigned)(folded >> (length - 3) & 3);
+    return token < ESCAPE ? token : ESCAPE;
 }
 
 static inline void push(struct stack *stack, uint64_t value, unsigned width)
