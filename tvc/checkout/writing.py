@@ -7,7 +7,7 @@ at a time (tensors.py). Code of the source model is written only when asked for.
 import json
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -111,7 +111,8 @@ class Checkout:
     @property
     def costs(self) -> Costs:
         """What writing it takes."""
-        return self.plan.costs(workers=self._workers, passes=self.evaluator.passes)
+        costs = self.plan.costs(workers=self._workers, passes=self.evaluator.passes)
+        return replace(costs, peak=self.evaluator.peak_bytes)
 
     @property
     def work_bytes(self) -> int:

@@ -113,6 +113,7 @@ def _say_plan(planned: Checkout, recipe: str, *, as_json: bool) -> None:
             "restore": costs.restored,
             "combine": costs.combined,
             "passes": planned.evaluator.passes,
+            "tensor_passes": planned.evaluator.tensor_passes,
             "read_bytes": costs.read,
             "write_bytes": sum(spec.nbytes for spec in planned.specs.values()),
             "peak_bytes": costs.peak,
@@ -124,8 +125,17 @@ def _say_plan(planned: Checkout, recipe: str, *, as_json: bool) -> None:
         f"tensors  {costs.copied} copied from the base, {costs.restored} restored, "
         f"{costs.combined} computed"
     )
-    if planned.evaluator.passes:
-        click.echo(f"passes   {planned.evaluator.passes} over the vectors before computing")
+    if passes := _passes(planned):
+        click.echo(f"passes   {passes}")
     click.echo(f"read     {format_bytes(costs.read)}")
     click.echo(f"write    {format_bytes(sum(s.nbytes for s in planned.specs.values()))}")
     click.echo(f"memory   {format_bytes(costs.peak)} at most for tensors")
+
+
+def _passes(planned: Checkout) -> str:
+    """Say what is read more often than once."""
+    counts = {
+        "over whole vectors before computing": planned.evaluator.passes,
+        "over a tensor before computing it": planned.evaluator.tensor_passes,
+    }
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
