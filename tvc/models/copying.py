@@ -1,8 +1,8 @@
 """Copying a part of a file to another by the system, which shares blocks where the disk can.
 
-On Btrfs, XFS and the like nothing is copied then, where both parts begin at the same place within a
-block; on network disks the server copies. Everywhere else it is as fast as reading and writing.
-Absent on purpose: whether what is copied is what it should be.
+On Btrfs, XFS and the like nothing is copied then, but for what is not a whole block of both files;
+on network disks the server copies. Everywhere else it is as fast as reading and writing. Absent on
+purpose: whether what is copied is what it should be.
 """
 
 import errno
@@ -11,7 +11,8 @@ from typing import Final
 
 __all__ = ["copy_range"]
 
-_PIECE: Final = 1 << 20
+_PIECE: Final = 1 << 18
+_BLOCK: Final = 1 << 12  # of nearly all disks; a larger one shares nothing, and loses nothing else
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -28,20 +29,31 @@ def copy_range(source: int, start: int, target: int, at: int, size: int) -> bool
     Raises:
         OSError: The target cannot be written.
     """
+    # Blocks are shared from the first that begins in both files on.
+    head = min(-at % _BLOCK, size) if start % _BLOCK == at % _BLOCK else 0
+    if not _copied(source, start, target, at, head):
+        return False
+    start, at, size = start + head, at + head, size - head
     done = _copied_by_system(source, start, target, at, size)
-    while done < size:
+    return _copied(source, start + done, target, at + done, size - done)
+
+
+def _copied(source: int, start: int, target: int, at: int, size: int) -> bool:
+    """Copy by reading and writing; say whether the source could be read."""
+    while size:
         try:
-            piece = os.pread(source, min(_PIECE, size - done), start + done)
+            piece = os.pread(source, min(_PIECE, size), start)
         except OSError:
             return False
         if not piece:
             return False
-        done += os.pwrite(target, piece, at + done)
+        count = os.pwrite(target, piece, at)
+        start, at, size = start + count, at + count, size - count
     return True
 
 
 def _copied_by_system(source: int, start: int, target: int, at: int, size: int) -> int:
-    """Return how many bytes the system copied: all, or none where it cannot between these files."""
+    """Return how many bytes the system copied; less where it cannot between these files."""
     done = 0
     while done < size:
         try:
