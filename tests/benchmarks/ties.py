@@ -68,7 +68,7 @@ def _against_mergekit(what: str, got: dict[str, Measured]) -> list[Row]:
     return [
         ratio_row(what, theirs, ours, "cpu", at_least=30),
         ratio_row(what, theirs, ours, "wall", at_least=20),
-        Row(f"peak resident memory: {what}", theirs.peak / ours.peak, peaks),
+        Row(f"peak resident memory, mapped files included: {what}", theirs.peak / ours.peak, peaks),
     ]
 
 
