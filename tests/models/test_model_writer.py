@@ -6,7 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from tvc.models.header import UnsupportedFile
 from tvc.models.writer import BadSize, ModelWriter, parse_size, plan_shards
 from tvc_store.dtypes import TensorSpec
 from tvc_store.errors import StoreError
+from tvc_store.ids import tensor_id
 
 # What safetensors hands out as tensors; the others it knows by name only.
 _TORCH = {
@@ -147,6 +148,71 @@ def test_every_tensor_is_written_exactly_once(tmp_path):
         writer.finish()
 
 
+@given(models, st.integers(1, 400), st.data())
+@settings(deadline=None, max_examples=50)
+def test_pieces_and_copies_are_what_the_whole_is(specs, shard_size, choices):
+    data = random_bytes(specs)
+    with TemporaryDirectory() as name, TemporaryFile() as source:
+        folder = Path(name)
+        writer = ModelWriter(folder, plan_shards(specs, shard_size=shard_size), specs)
+        for tensor, spec in specs.items():
+            content, at = data[tensor].tobytes(), 0
+            if choices.draw(st.booleans()):
+                source.seek(0)
+                source.write(b"before" + content)
+                source.flush()
+                assert writer.copy(tensor, source.fileno(), 6) == tensor_id(spec, content)
+                if choices.draw(st.booleans()):
+                    continue
+                writer.discard(tensor)
+            while at < len(content):
+                size = choices.draw(st.integers(1, len(content) - at))
+                writer.write_at(tensor, at, content[at : at + size])
+                at += size
+        writer.finish()
+        (folder / "config.json").write_text("{}")
+        assert_holds(ModelDirectory.open(folder), data)
+
+
+def test_pieces_come_in_order_and_end_where_the_tensor_does(tmp_path):
+    specs = {"a": TensorSpec("U8", (4,))}
+    writer = ModelWriter(tmp_path, plan_shards(specs, shard_size=9), specs)
+    writer.write_at("a", 0, b"12")
+    for start, piece in ((0, b"1"), (3, b"4"), (2, b"345")):
+        with pytest.raises(ValueError, match="in the wrong order"):
+            writer.write_at("a", start, piece)
+    with pytest.raises(ValueError, match="1 tensors were not written"):
+        writer.finish()
+    writer.write_at("a", 2, b"34")
+    writer.finish()
+    assert (tmp_path / "model.safetensors").read_bytes().endswith(b"1234")
+
+
+def test_a_source_that_is_too_short_is_said_and_what_was_copied_can_be_replaced(tmp_path):
+    specs = {"a": TensorSpec("U8", (4,))}
+    writer = ModelWriter(tmp_path, plan_shards(specs, shard_size=9), specs)
+    with TemporaryFile() as source:
+        source.write(b"xyz")
+        source.flush()
+        assert writer.copy("a", source.fileno(), 0) is None
+    writer.discard("a")
+    writer.write("a", b"1234")
+    writer.finish()
+    assert (tmp_path / "model.safetensors").read_bytes().endswith(b"1234")
+
+
+def test_shards_that_are_there_are_left_alone(tmp_path):
+    specs = {"a": TensorSpec("U8", (4,)), "b": TensorSpec("U8", (4,))}
+    shards = plan_shards(specs, shard_size=4)
+    (tmp_path / shards[0].file).write_bytes(b"here")
+    writer = ModelWriter(tmp_path, shards, specs, present=[shards[0].file])
+    with pytest.raises(ValueError, match="written twice"):
+        writer.write("a", b"1234")
+    writer.write("b", b"5678")
+    assert len(writer.finish()) == 3
+    assert (tmp_path / shards[0].file).read_bytes() == b"here"
+
+
 def test_existing_files_are_never_written_over(tmp_path):
     write_model(tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
@@ -171,6 +237,7 @@ from pathlib import Path
 from tvc.models.writer import ModelWriter, plan_shards
 from tvc_store.dtypes import TensorSpec
 from tvc_store.errors import StoreError
+from tvc_store.ids import tensor_id
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
     specs = {"a": TensorSpec("F32", (1 << 20,))}
