@@ -27,6 +27,7 @@ from tvc.evaluation.draws import Draws
 from tvc.evaluation.engine import Evaluator, WrongSpec, run_each
 from tvc.evaluation.numbers import from_numbers, to_numbers
 from tvc.merging import kernels
+from tvc_store.cache import Cache
 from tvc_store.dtypes import TensorSpec
 from tvc_store.ids import tensor_id
 
@@ -363,3 +364,56 @@ def test_the_first_error_stops_the_rest():
     with pytest.raises(ValueError, match="3"):
         run_each(work, range(1000), workers=2)
     assert len(done) < 1000
+
+
+def vector_ties(shelf, density):
+    """TIES over a vector of two tensors, one of which a member leaves alone."""
+    tensors = {}
+    for name, seed in (("a", 0), ("b", 10)):
+        base, *tuned = (shelf.put(tensor(seed + i, (600, 512)), "BF16") for i in range(3))
+        members = tuple(
+            PlannedMember(
+                Fraction(1),
+                ()
+                if (name, key) == ("b", "two")
+                else (Scaled(Fraction(1), Difference(ref, Copy(base))),),
+                key,
+            )
+            for key, ref in zip(("one", "two"), tuned[:2], strict=True)
+        )
+        options = (("density", density), ("scope", "vector"))
+        tensors[name] = Merged("ties", base, base.spec, members, options, "key")
+    actions = {
+        name: Combine(m.base, (Scaled(Fraction(1), m),), m.base.spec) for name, m in tensors.items()
+    }
+    return Plan(actions, {"key": tensors}, 3 * 600 * 512)
+
+
+def test_what_a_pass_over_a_vector_counted_is_remembered(tmp_path):
+    """The same bytes with a cache, from the cache, for another density, and past a damaged one."""
+
+    def run(density, cache):
+        shelf = Shelf()
+        plan = vector_ties(shelf, density)
+        evaluator = Evaluator(shelf, plan, workers=2, cache=cache)
+        evaluator.prepare()
+        passes = shelf.streamed
+        return [evaluator.tensor(name)[1].tobytes() for name in plan.actions], passes
+
+    cache = Cache(tmp_path / "cache")
+    fifth, tenth = Fraction(1, 5), Fraction(1, 10)
+    plain, passes = run(fifth, None)
+    assert passes > 2
+    first, passes = run(fifth, cache)
+    assert passes == 4  # a sample and a round, of two tensors
+    again, passes = run(fifth, cache)
+    assert passes == 0
+    assert first == again == plain
+    other, passes = run(tenth, cache)
+    assert passes == 2  # the bins are known, what is in them is not
+    assert run(tenth, cache) == (other, 0)
+    assert other == run(tenth, None)[0]
+    for path in (tmp_path / "cache").iterdir():
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:-3] + b"abc")
+    assert run(fifth, cache) == (plain, 4)

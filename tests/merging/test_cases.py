@@ -117,7 +117,7 @@ def paper_ties(case: dict[str, Any]) -> Tensor:
         counting = each(
             members=3, numel=numel, options=checked, weights=weights, earlier=statistics
         )
-        again = True
+        again = counting.begin(None)
         while again:
             for group in groups:
                 part = counting.part()

@@ -249,7 +249,7 @@ def statistics_of(
             weights=weights,
             earlier=dict(statistics),
         )
-        again = True
+        again = counting.begin(None)
         while again:
             for part in parts:
                 seen = counting.part()
@@ -399,7 +399,7 @@ def test_no_sample_changes_a_threshold(
         counting = kind(
             members=2, numel=len(numbers), options=options, weights=torch.ones(2), earlier={}
         )
-        part = counting.sample()
+        part = counting.sample(len(numbers))
         if shown is not None and part is not None:
             part.observe(torch.tensor([shown, shown]))
             counting.add(part)

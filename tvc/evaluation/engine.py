@@ -17,11 +17,14 @@ import numpy as np
 from tvc.domain.plan import Action, Combine, Merged, Plan, leaves
 from tvc.domain.snapshot import TensorRef
 from tvc.evaluation.leaves import KEPT_BYTES, Source, WrongSpec, check_spec
+from tvc.evaluation.memory import MemberMemory
 from tvc.evaluation.tensors import ComputedTensor, merges_of
 from tvc.merging.installed import merge_runner
 from tvc.merging.kernels import Floats
 from tvc_store.arrays import ByteArray
+from tvc_store.cache import Cache
 from tvc_store.dtypes import TensorSpec
+from tvc_store.ordered import DEPTH
 from tvc_store.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -68,13 +71,17 @@ class Evaluator:
         source: Where tensors come from.
         plan: What is computed.
         workers: Tensors computed at a time.
+        cache: Where passes over vectors keep what they have counted; None for nowhere.
 
     Raises:
         InputError: A merge names a method or an option that there is not.
     """
 
-    def __init__(self, source: Source, plan: Plan, *, workers: int = 2) -> None:
+    def __init__(
+        self, source: Source, plan: Plan, *, workers: int = 2, cache: Cache | None = None
+    ) -> None:
         self._source = source
+        self._cache = cache
         self._plan = plan
         self._workers = workers
         self._scratch = Scratch(workers * KEPT_BYTES)
@@ -118,20 +125,41 @@ class Evaluator:
         for key, merge in self._merges.items():
             for kind in merge.passes("vector"):
                 counting = merge.counting(kind, numel=self._plan.numel, earlier=self._found[key])
-                again = True
+                tensors = self._plan.merges[key]
+                again = counting.begin(MemberMemory(self._cache, tensors, self._plan.numel))
+                if again:
+                    self._observe_samples(tensors, kind, counting)
                 while again:
-                    self._observe(self._plan.merges[key], kind, counting)
+                    self._observe(tensors, kind, counting)
                     again = counting.more()
-                for merged in self._plan.merges[key].values():
+                for merged in tensors.values():
                     on_tensor(merged.spec.nbytes)
                 self._found[key][kind.name] = counting.result()
+
+    def _observe_samples(
+        self, tensors: Mapping[str, Merged], kind: "type[Pass]", counting: "Pass"
+    ) -> None:
+        """Show a pass over a vector samples of its tensors, if it has a use for them."""
+        if counting.sample(1) is None:
+            return
+        lock = threading.Lock()
+
+        def observe(name: str) -> None:
+            with lock:
+                part = counting.sample(tensors[name].spec.numel)
+            if part and self._computed(name).observe_sample(tensors[name], kind, part):
+                with lock:
+                    counting.add(part)
+
+        run_each(observe, tensors, workers=self._workers)
 
     def _observe(self, tensors: Mapping[str, Merged], kind: "type[Pass]", counting: "Pass") -> None:
         """Show a pass over a vector all its tensors once."""
         lock = threading.Lock()
 
         def observe(name: str) -> None:
-            part = counting.part()
+            with lock:
+                part = counting.part()
             self._computed(name).observe(tensors[name], kind, part)
             with lock:
                 counting.add(part)
@@ -187,7 +215,8 @@ class Evaluator:
     def _held(self, action: Action) -> int:
         """Return about how many bytes computing a tensor holds."""
         if not isinstance(action, Combine):
-            return 3 * _FRAME
+            # Its frames and its base's, those that are read ahead.
+            return 2 * min(DEPTH * _FRAME, action.tensor.spec.nbytes)
         merges = [self._merges[each.key] for each in merges_of(action.terms)]
         refs = {ref.id: ref.spec.nbytes for ref in leaves(action)}
         kept = sum(refs.values())

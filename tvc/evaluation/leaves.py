@@ -27,8 +27,6 @@ KEPT_BYTES: Final = 96 << 20
 _RUN: Final = 64
 _RUN_DISTANCE: Final = 6000
 """Elements: a hundredth is sampled."""
-_PIECES: Final = 4
-"""Pieces from which a sample comes where tensors are streamed."""
 
 
 class Source(Protocol):
@@ -137,11 +135,14 @@ class Leaves:
             return self._empty(step)
         return self._from_memory(step) if self._keep else self._streamed(step)
 
-    def sample(self) -> Window | None:
+    def sample(self, pieces: int) -> Window | None:
         """Return elements from all over the tensor, or None where they cannot be had.
 
         They are taken in runs at a distance that is no multiple of the usual lengths of rows, so
-        that all rows and columns are met; of what is not kept, from a few pieces.
+        that all rows and columns are met.
+
+        Args:
+            pieces: From how many pieces they come where the tensor is streamed.
         """
         specs = {ref.spec for ref in self._refs.values()}
         if len(specs) != 1 or next(iter(specs)).numel != self._numel:
@@ -150,8 +151,8 @@ class Leaves:
         if self._keep:
             runs = [[_runs(data, width)] for data in self._in_memory().values()]
         else:
-            pieces = -(-self._numel * width // FRAME_BYTES)
-            only = {(2 * i + 1) * pieces // (2 * _PIECES) for i in range(_PIECES)}
+            count = -(-self._numel * width // FRAME_BYTES)
+            only = {(2 * i + 1) * count // (2 * pieces) for i in range(pieces)}
             seen = [
                 [_runs(piece, width) for piece in each]
                 for each in self._source.stream_tensors(list(self._refs), only=only)

@@ -45,6 +45,9 @@ WINDOW: Final = 1 << 16
 """Elements computed at a time, where a method does not have to see more; part of what results are,
 since sums over elements are taken window by window."""
 
+_PIECES: Final = 4
+"""Pieces from which the sample of a streamed tensor comes; of each tensor of a vector, one."""
+
 
 def merges_of(terms: Sequence[Scaled]) -> Iterator[Merged]:
     """Yield the merges in a sum, those inside others first."""
@@ -90,16 +93,16 @@ class ComputedTensor:
 
     def blocks(self, action: Combine) -> Generator[ByteArray]:
         """Yield the bytes of a combined tensor in order."""
-        with self._prepared(action.terms, action.spec, action.base) as windows:
-            for window in windows:
+        with self._prepared(action.terms, action.spec, action.base) as (leaves, step):
+            for window in leaves.windows(step):
                 yield self._combined(action, window)
 
     def difference(self, action: Combine) -> Floats:
         """Return the sum of the terms, in the shape of the result."""
         spec = action.spec
         whole = np.empty(spec.numel, compute_dtype(spec))
-        with self._prepared(action.terms, spec, None) as windows:
-            for window in windows:
+        with self._prepared(action.terms, spec, None) as (leaves, step):
+            for window in leaves.windows(step):
                 whole[window.start : window.stop] = self._sum(action.terms, window, spec)
         return whole.reshape(spec.shape)
 
@@ -108,9 +111,15 @@ class ComputedTensor:
         inside = [term for member in merged.members for term in member.terms]
         base = merged.base if "base" in kind.wants else None
         merge = self._merges[merged.key]
-        with self._prepared(inside, merged.spec, base, also=merged) as windows:
-            for window in windows:
+        with self._prepared(inside, merged.spec, base, also=merged) as (leaves, step):
+            for window in leaves.windows(step):
                 merge.observe(kind, part, *self._inputs(merged, window, kind.wants))
+
+    def observe_sample(self, merged: Merged, kind: "type[Pass]", part: "Part") -> bool:
+        """Show a part of a pass over a vector a sample of this tensor; say whether there is one."""
+        inside = [term for member in merged.members for term in member.terms]
+        with self._prepared(inside, merged.spec, None, also=merged) as (leaves, _):
+            return self._show_sample(merged, kind, part, leaves, pieces=1)
 
     @contextmanager
     def _prepared(
@@ -120,8 +129,12 @@ class ComputedTensor:
         base: TensorRef | None,
         *,
         also: Merged | None = None,
-    ) -> Generator[Iterator[Window]]:
-        """Take the passes over this tensor that its merges need, and yield its windows."""
+    ) -> Generator[tuple[Leaves, int]]:
+        """Take the passes over this tensor that its merges need.
+
+        Yields:
+            The stored tensors, and how many elements a window has.
+        """
         merges = list(merges_of(terms))
         around = [*merges, *([also] if also else [])]
         step = self._step(around, spec)
@@ -137,7 +150,7 @@ class ComputedTensor:
         try:
             for merged in merges:
                 self._take(merged, leaves, step)
-            yield leaves.windows(step)
+            yield leaves, step
         finally:
             leaves.close()
 
@@ -147,8 +160,10 @@ class ComputedTensor:
         found = self._found[id(merged)] = dict(self._vector[merged.key])
         for kind in merge.passes("tensor"):
             counting = merge.counting(kind, numel=merged.spec.numel, earlier=found)
-            self._show_sample(merged, kind, counting, leaves)
-            again = True
+            again = counting.begin(None)
+            sample = counting.sample(merged.spec.numel)
+            if sample and self._show_sample(merged, kind, sample, leaves, pieces=_PIECES):
+                counting.add(sample)
             while again:
                 part = counting.part()
                 for window in leaves.windows(step):
@@ -160,16 +175,22 @@ class ComputedTensor:
             found[kind.name] = counting.result()
 
     def _show_sample(
-        self, merged: Merged, kind: "type[Pass]", counting: "Pass", leaves: Leaves
-    ) -> None:
-        """Show a pass a sample of the tensor, where it is of use and can be had cheaply."""
+        self,
+        merged: Merged,
+        kind: "type[Pass]",
+        part: "Part",
+        leaves: Leaves,
+        *,
+        pieces: int,
+    ) -> bool:
+        """Show a part of a pass a sample of the tensor, where that is cheap; say whether it was."""
         merge = self._merges[merged.key]
         plain = merge.unit == "element" and not kind.wants and merged.spec.numel > 4 * WINDOW
-        window = leaves.sample() if plain else None
-        part = counting.sample() if window else None
-        if part is not None and window is not None:
-            merge.observe(kind, part, *self._inputs(merged, window, kind.wants))
-            counting.add(part)
+        window = leaves.sample(pieces) if plain else None
+        if window is None:
+            return False
+        merge.observe(kind, part, *self._inputs(merged, window, kind.wants))
+        return True
 
     def _step(self, merges: Sequence[Merged], spec: TensorSpec) -> int:
         """Return how many elements a window must have for all the merges."""

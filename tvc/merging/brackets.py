@@ -14,13 +14,24 @@ import numpy.typing as npt
 
 from tvc.merging.kernels import collect
 
-__all__ = ["Bracket", "BracketCount", "Counts", "bin_bracket", "bracket_of", "kth_bin"]
+__all__ = [
+    "Bracket",
+    "BracketCount",
+    "Counts",
+    "bin_bracket",
+    "bracket_of",
+    "kth_bin",
+    "value_in_bin",
+    "whole_bins",
+]
 
 Counts: TypeAlias = npt.NDArray[np.int64]
 
 _GREATEST: Final = 0x7FFFFFFF
-_COUNTED: Final = 1 << 16
-"""Patterns of a bracket up to which they are counted one by one."""
+_GATHERED: Final = 1 << 20
+"""Elements that are gathered before they are counted one by one."""
+_WIDEST: Final = 1 << 21
+"""Patterns that may be counted one by one: their counts take 16 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +50,7 @@ class Bracket:
 
 
 class BracketCount:
-    """What lies in a bracket: patterns, counted where they are few, gathered where they are many.
+    """What lies in a bracket: patterns are gathered, and counted one by one where they are many.
 
     Args:
         bracket: The bracket.
@@ -47,14 +58,13 @@ class BracketCount:
     """
 
     def __init__(self, bracket: Bracket, numel: int) -> None:
-        width = bracket.upper - bracket.lower + 1
         self.bracket = bracket
         self._numel = numel
         self._above = 0
         self._inside = 0
-        self._table = np.zeros(width if width <= _COUNTED else 0, np.int64)
+        self._table: Counts | None = None
         self._gathered: list[npt.NDArray[np.uint32]] = []
-        self._most = numel // 4 + _COUNTED
+        self._pending = 0
 
     def count(self, values: npt.NDArray[np.float32], room: npt.NDArray[np.uint32]) -> None:
         """Count some values.
@@ -68,19 +78,31 @@ class BracketCount:
         inside, above = collect(values, self.bracket.lower, self.bracket.upper, room)
         self._above += above
         self._inside += inside
-        if self._table.size:
-            if inside:
-                found = room[:inside] - np.uint32(self.bracket.lower)
-                self._table += np.bincount(found, minlength=self._table.size)
-        elif self._inside <= self._most:
-            self._gathered.append(room[:inside].copy())
+        self._gather([room[:inside].copy()])
 
     def add(self, other: "BracketCount") -> None:
         """Add what another has counted."""
         self._above += other._above
         self._inside += other._inside
-        self._table += other._table
-        self._gathered += other._gathered
+        self._gather(other._gathered)
+        if other._table is not None:
+            self._table = other._table if self._table is None else self._table + other._table
+
+    def _gather(self, found: list[npt.NDArray[np.uint32]]) -> None:
+        self._gathered += found
+        self._pending += sum(each.size for each in found)
+        if self._pending > _GATHERED:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Count what was gathered, if the bracket is not too wide for a table."""
+        width = self.bracket.upper - self.bracket.lower + 1
+        if not self._pending or width > _WIDEST:
+            return
+        found = np.concatenate(self._gathered) - np.uint32(self.bracket.lower)
+        counted = np.bincount(found, minlength=width)
+        self._table = counted if self._table is None else self._table + counted
+        self._gathered, self._pending = [], 0
 
     def value(self, rank: int) -> float | None:
         """Return the magnitude of a rank near the bracket's own, or None where it lies outside."""
@@ -91,39 +113,71 @@ class BracketCount:
             return None
         # What was not observed is zero.
         zeros = self._numel - self._above - self._inside if lower == 0 else 0
-        if not self._above < rank <= self._above + self._inside + zeros:
-            return None
         place = rank - self._above
-        if self._table.size:
-            self._table[0] += zeros
-            return _magnitude(lower + kth_bin(self._table, place)[0])
-        if self._inside > self._most:
+        if not 0 < place <= self._inside + zeros:
             return None
         if place > self._inside:
             return 0.0
+        if self._table is not None:
+            self._fold()
+            return _magnitude(lower + kth_bin(self._table, place)[0])
         found = np.concatenate(self._gathered)
         return _magnitude(int(np.partition(found, found.size - place)[found.size - place]))
 
+    def low_counts(self, high: int) -> Counts | None:
+        """Return counts of the patterns of one bin of `count_high`, int64 (2**16,).
 
-def bracket_of(sample: npt.NDArray[np.uint32], rank: int, numel: int) -> Bracket:
+        None where the bracket does not hold all of the bin, or not one by one.
+        """
+        start = (high << 16) - self.bracket.lower
+        if not self.bracket.rank or start < 0 or (high << 16 | 0xFFFF) > self.bracket.upper:
+            return None
+        self._fold()
+        if self._table is None:
+            return None
+        return self._table[start : start + (1 << 16)]
+
+
+def bracket_of(
+    sample: npt.NDArray[np.uint32], weights: npt.NDArray[np.float64], rank: int
+) -> Bracket:
     """Return a bracket that a rank lies in, if the whole is like a sample.
 
     Args:
         sample: Patterns.
+        weights: float64, for how many elements of the whole each pattern stands.
         rank: Among the whole, from 1 the largest; 0 for infinity.
-        numel: Elements of the whole.
     """
+    total = float(weights.sum())
     if not rank or not sample.size:
         return Bracket(rank, 0, 0)
-    share = rank / numel
+    order = np.argsort(sample)[::-1]
+    before = weights[order].cumsum()
+    share = min(1.0, rank / total)
     # Neighbours resemble each other, so that the sample tells less than its size says.
-    slack = int(12 * math.sqrt(sample.size * share * (1 - share))) + 16
-    place = sample.size - int(share * sample.size)
-    low, high = max(0, place - slack), min(sample.size - 1, place + slack)
-    ordered = np.partition(sample, [low, high])
-    lower = int(ordered[low]) if place >= slack else 0
-    upper = int(ordered[high]) if place + slack < sample.size else _GREATEST
-    return Bracket(rank, lower, upper)
+    slack = (12 * math.sqrt(sample.size * share * (1 - share)) + 16) * total / sample.size
+    first, last = np.searchsorted(before, [rank - slack, rank + slack])
+    lower = int(sample[order[last]]) if last < sample.size else 0
+    upper = int(sample[order[first]]) if rank > slack and first < sample.size else _GREATEST
+    return Bracket(rank, lower, max(lower, upper) if first < sample.size else lower)
+
+
+def whole_bins(bracket: Bracket) -> Bracket:
+    """Return a bracket of whole bins of `count_high`, of no more than can be counted one by one."""
+    low, high = bracket.lower >> 16, bracket.upper >> 16
+    spare = max(0, high - low + 1 - (_WIDEST >> 16))
+    return Bracket(bracket.rank, low + spare // 2 << 16, high - (spare + 1) // 2 << 16 | 0xFFFF)
+
+
+def value_in_bin(counts: Counts, high: int, place: int) -> float:
+    """Return a magnitude of one bin of `count_high`.
+
+    Args:
+        counts: int64 (2**16,), of the bin's patterns.
+        high: The bin.
+        place: Which of the bin's own elements, from 1 the largest.
+    """
+    return _magnitude(high << 16 | kth_bin(counts, place)[0])
 
 
 def bin_bracket(table: Counts, rank: int) -> Bracket:

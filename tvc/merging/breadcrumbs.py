@@ -14,7 +14,8 @@ from tvc.merging.mixing import (
     merge_elected,
 )
 from tvc.merging.options import Choice, Number
-from tvc.merging.selection import Ranks, magnitudes, row_thresholds, share_of, within
+from tvc.merging.ranks import Ranks
+from tvc.merging.selection import magnitudes, row_thresholds, share_of, within
 from tvc.merging.sparsifying import Density, per_member, rows_of
 
 __all__ = ["breadcrumbs", "breadcrumbs_ties"]

@@ -44,8 +44,10 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal, Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -63,6 +65,7 @@ from tvc.merging.options import (
 __all__ = [
     "WANTS",
     "MemberError",
+    "Memory",
     "Method",
     "Options",
     "Part",
@@ -90,6 +93,24 @@ _SEED = Whole("number that the random draws follow from", minimum=0, maximum=2**
 
 class MemberError(InputError):
     """A merge method cannot merge this number of members."""
+
+
+class Memory(Protocol):
+    """What a pass over a vector remembers of each member, for the next time."""
+
+    def recall(self, member: int, label: str, size: int) -> npt.NDArray[np.int64] | None:
+        """Return counts that were kept, int64 (size,), or None.
+
+        Args:
+            member: Its number.
+            label: What they count.
+            size: How many there are.
+        """
+        ...
+
+    def keep(self, member: int, label: str, counts: npt.NDArray[np.int64]) -> None:
+        """Keep counts of a member's whole vector, which depend on nothing else."""
+        ...
 
 
 class Part(ABC):
@@ -142,20 +163,36 @@ class Pass(ABC):
     def scope(cls, options: Options) -> Scope | None:
         """Say what these options need the pass over, or None where they do not need it."""
 
+    def begin(self, memory: Memory | None) -> bool:
+        """Say whether anything has to be seen at all.
+
+        Args:
+            memory: For a pass over a vector, what is remembered of its members.
+        """
+        del memory
+        return True
+
     @abstractmethod
     def part(self) -> Part:
-        """Return what is to observe the next tensor."""
+        """Return what is to observe the next tensor.
+
+        A pass is never asked for anything from two threads at once; its parts may observe at once.
+        """
 
     @abstractmethod
     def add(self, part: Part) -> None:
-        """Take in what was seen of a tensor; never called from two threads at once."""
+        """Take in what was seen of a tensor."""
 
-    def sample(self) -> Part | None:
+    def sample(self, numel: int) -> Part | None:
         """Return what is to be shown a sample of a tensor first, then given to `add`.
 
         The sample has elements from all over the tensor, in an order of no meaning, and may be
         missing. Results must not depend on it.
+
+        Args:
+            numel: Elements of the tensor.
         """
+        del numel
         return None
 
     def more(self) -> bool:
@@ -320,12 +357,12 @@ def over_tensor(counting: Pass, show: Callable[[Part], None]) -> None:
         counting: The pass.
         show: Shows a part all blocks of the tensor, in order.
     """
-    while True:
+    again = counting.begin(None)
+    while again:
         part = counting.part()
         show(part)
         counting.add(part)
-        if not counting.more():
-            return
+        again = counting.more()
 
 
 def _always(unit: Unit) -> Callable[[Options], Unit]:

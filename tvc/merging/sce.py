@@ -14,8 +14,9 @@ from tvc.merging import kernels
 from tvc.merging.method import Options, Scope, Statistics, merge_method
 from tvc.merging.mixing import merge_elected
 from tvc.merging.options import Number
+from tvc.merging.ranks import Ranks
 from tvc.merging.reductions import Products
-from tvc.merging.selection import Ranks, share_of
+from tvc.merging.selection import share_of
 
 __all__ = ["sce"]
 

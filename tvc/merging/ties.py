@@ -22,7 +22,8 @@ from tvc.merging.mixing import (
     tally,
 )
 from tvc.merging.options import Choice
-from tvc.merging.selection import Ranks, keep_at_least, kth_largest, magnitudes, share_of
+from tvc.merging.ranks import Ranks
+from tvc.merging.selection import keep_at_least, kth_largest, magnitudes, share_of
 from tvc.merging.sparsifying import Density, per_member
 
 __all__ = ["Majority", "Thresholds", "ties", "trimmed"]

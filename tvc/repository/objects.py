@@ -6,7 +6,7 @@ cannot be read is reported with the vectors and tensors that need it.
 
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from tvc.domain.library import Library
 from tvc.domain.names import printable
@@ -15,6 +15,7 @@ from tvc.repository.repository import Waiting
 from tvc.repository.state import State
 from tvc_store.arrays import ByteArray
 from tvc_store.borrowed import SourceChanged
+from tvc_store.cache import Cache
 from tvc_store.dtypes import TensorSpec
 from tvc_store.durable import make_folder
 from tvc_store.errors import IntegrityError
@@ -25,6 +26,7 @@ from tvc_store.reading import Missing
 
 __all__ = ["Objects", "UnreadableObject", "open_objects", "own_objects"]
 
+_CACHE: Final = "cache"
 _PATIENCE_SECONDS = 600.0
 _SHOWN = 3
 Content = TypeVar("Content")
@@ -44,6 +46,7 @@ class Objects:
 
     def __init__(self, store: Store, state: State) -> None:
         self.store = store
+        self.cache = Cache(store.path.parent / _CACHE)
         self.library: Library = state.library(self.read_blob)
 
     def read_tensor(self, identity: ObjectId) -> tuple[TensorSpec, ByteArray]:

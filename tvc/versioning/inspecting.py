@@ -104,7 +104,7 @@ def inspect_vector(
     library = objects.library
     alone = Recipe(record.parent.base, (Term(Fraction(1), VectorName(record.id)),))
     planned = plan_difference(alone, library)
-    evaluator = Evaluator(objects, planned, workers=workers)
+    evaluator = Evaluator(objects, planned, workers=workers, cache=objects.cache)
     evaluator.prepare()
     specs = planned.specs()
     base = library.snapshot(record.parent.base).tensors

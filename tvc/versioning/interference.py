@@ -52,7 +52,7 @@ def measure_interference(
         on_plan: Called with the bytes to be compared; returns the function told of progress.
     """
     plans = [plan_difference(Recipe(base, terms), objects.library) for _, terms in differences]
-    evaluators = [Evaluator(objects, each, workers=workers) for each in plans]
+    evaluators = [Evaluator(objects, each, workers=workers, cache=objects.cache) for each in plans]
     names = sorted({name for each in plans for name in each.actions}, key=natural_key)
     if not names:
         return None

@@ -54,7 +54,9 @@ def measure_change(
     old, new = plan(before, objects.library), plan(after, objects.library)
     specs = new.specs()
     differing = [name for name in new.actions if old.actions.get(name) != new.actions[name]]
-    evaluators = [Evaluator(objects, each, workers=workers) for each in (old, new)]
+    evaluators = [
+        Evaluator(objects, each, workers=workers, cache=objects.cache) for each in (old, new)
+    ]
     counts: dict[str, int] = {}
     if differing:
         for evaluator in evaluators:
