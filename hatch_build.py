@@ -48,6 +48,7 @@ _FLAGS: Final = [
     "-ffp-contract=off",
     "-Wall",
     "-Wextra",
+    "-Werror=implicit-function-declaration",
 ]
 _SHARED: Final = {"darwin": ["-bundle", "-undefined", "dynamic_lookup"]}
 

@@ -1,9 +1,11 @@
 /* A fuzzer of the decoder of frames, for libFuzzer:
  *
- *     clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
- *         -I store/tvc_store/codecs/native -o /tmp/fuzz_decode tests/fuzz/decode.c \
- *         store/tvc_store/codecs/native/{frame,tables,plain,avx2,avx512}.c
- *     /tmp/fuzz_decode -max_len=16384 -max_total_time=3600 /tmp/grown tests/fuzz/corpus
+ *     clang -g -O1 -D_POSIX_C_SOURCE=200809L -I store/tvc_store/codecs/native \
+ *         -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+ *         $(ls store/tvc_store/codecs/native/*.c | grep -v module.c) tests/fuzz/decode.c \
+ *         -o .work/fuzz_decode
+ *     mkdir -p .work/grown
+ *     .work/fuzz_decode -max_len=16384 -max_total_time=3600 .work/grown tests/fuzz/corpus
  *
  * An input says how large a frame is and what is known of it, then what its base is made from, then
  * holds the stored bytes. Every level that the processor has must say the same of it and fill the

@@ -34,6 +34,9 @@ enum {
     BLOCK = 4096,               /* elements at a time, so that temporaries stay in the first cache */
     MAX_LANES_LOG = 8,
     UNCHANGED = -96,            /* the term of a row or column in which nothing changed */
+    LEAST_TERM = -4400,         /* bounds of all terms together */
+    MOST_TERM = 200,
+    SPARE = 64,                 /* bytes that passes may touch beyond an end */
 };
 
 /* One frame's place in its tensor, and what contexts are made of. */
@@ -132,12 +135,31 @@ struct factors {
 void expect(const struct level *, const struct factors *, const uint8_t *base, size_t first,
             size_t n, uint8_t *out);
 
-/* frame.c */
 enum outcome { DONE, NOT_WORTH, NO_MEMORY, MALFORMED };
 
+/* frame.c */
 struct memory {
     size_t size;                /* of what follows */
 } __attribute__((aligned(64)));
+
+/* Return at least `size` aligned bytes, or NULL; they are given back by the struct before them. */
+void *borrow(struct memory **, size_t size);
+void give_back(struct memory *);
+
+size_t rows_of(const struct layout *, size_t n);
+void set_row_terms(const uint8_t *classes, size_t rows, int8_t *terms);
+void find_contexts(const struct level *, const struct layout *, const struct contexts *,
+                   const int8_t *row_terms, const uint8_t *base, size_t from, size_t n,
+                   uint8_t *out);
+
+/* measure.c */
+void measure_rows(const struct level *, const struct layout *, const uint8_t *frame,
+                  const uint8_t *base, size_t n, size_t rows, uint16_t *column_shares,
+                  uint8_t *classes);
+enum outcome measure_columns(const struct layout *, const uint8_t *frame, const uint8_t *base,
+                             size_t n, uint64_t *sums);
+
+/* encode.c */
 
 /* A coded frame before it is put together. */
 struct coded {
@@ -152,9 +174,9 @@ enum outcome encode_frame(const struct level *, const struct layout *, const uin
 size_t coded_size(const struct coded *);
 void take_frame(const struct coded *, uint8_t *out);
 void drop_frame(struct coded *);
+
+/* decode.c */
 enum outcome decode_frame(const struct level *, const struct layout *, const uint8_t *stored,
                           size_t size, const uint8_t *base, uint8_t *out, size_t n);
-enum outcome measure_columns(const struct layout *, const uint8_t *frame, const uint8_t *base,
-                             size_t n, uint64_t *sums);
 
 #endif
