@@ -19,6 +19,7 @@ _TINY: Final = 64  # bytes below which no coding is tried
 _PIECE: Final = 1 << 18
 _ALIGNED: Final = 64
 _ID_BYTES: Final = 32  # what naming a base costs
+_FAR: Final = 0.4  # of the content: weights alone never shrink to less
 _WORTH: Final = 0.75  # of what else it would take: factors are slower to find, and to multiply
 
 
@@ -48,12 +49,16 @@ def choose(spec: TensorSpec | None, content: Elements, base: Elements | None) ->
         )
 
     shared = BUILT_IN["rans"].survey(spec, content, base)
-    costs = {"planes": cost("planes", b"", None), "rans": cost("rans", shared, origin)}
+    least, best = cost("rans", shared, origin), ("rans", shared)
+    if least > _FAR * content.nbytes:
+        apart = cost("planes", b"", None)
+        if apart <= least:
+            least, best = apart, ("planes", b"")
     if is_suited(spec):
         factors = BUILT_IN["lowrank"].survey(spec, content, base)
-        if cost("lowrank", factors, origin) < _WORTH * min(costs.values()):
+        if cost("lowrank", factors, origin) < _WORTH * least:
             return "lowrank", factors
-    return ("rans", shared) if costs["rans"] < costs["planes"] else ("planes", b"")
+    return best
 
 
 def _piece(content: Elements, start: int) -> ByteArray:
