@@ -35,11 +35,12 @@ class Scratch:
     """Arrays to borrow; safe for several threads.
 
     Args:
-        limit: Bytes of arrays that are kept while nobody uses them.
+        limit: Bytes of arrays, lent and free, up to which free ones are kept.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._lent = 0
         self._held = 0
         self._free: OrderedDict[int, list[ByteArray]] = OrderedDict()
         self._lock = threading.Lock()
@@ -51,24 +52,31 @@ class Scratch:
             StoreError: There is not enough memory.
         """
         with self._lock:
+            self._lent += nbytes
             if self._free.get(nbytes):
                 self._held -= nbytes
                 self._free.move_to_end(nbytes)
                 return self._free[nbytes].pop()
+            self._let_go()
         return allocate(nbytes)
 
     def give(self, array: ByteArray) -> None:
         """Take an array back, which nobody may use any more."""
-        if array.nbytes < _SMALL:
-            return
         with self._lock:
+            self._lent -= array.nbytes
+            if array.nbytes < _SMALL:
+                return
             self._free.setdefault(array.nbytes, []).append(array)
             self._free.move_to_end(array.nbytes)
             self._held += array.nbytes
-            while self._held > self._limit:
-                size, oldest = next(iter(self._free.items()))
-                if oldest:
-                    oldest.pop()
-                    self._held -= size
-                if not oldest:
-                    del self._free[size]
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Free what was not used for longest, where there is too much."""
+        while self._free and self._lent + self._held > self._limit:
+            size, oldest = next(iter(self._free.items()))
+            if oldest:
+                oldest.pop()
+                self._held -= size
+            if not oldest:
+                del self._free[size]
