@@ -245,6 +245,23 @@ class Store:
         """
         return self.reader.stream(ids, only=only, into=into)
 
+    def read_beginning(self, object_id: ObjectId, out: ByteArray) -> None:
+        """Fill `out` with the first bytes of a tensor, not verified: for what is only a guess.
+
+        Args:
+            object_id: The tensor.
+            out: uint8 (n,), at most a frame's bytes and the tensor's.
+
+        Raises:
+            Missing: As for `read_tensor`, and so on for the others.
+        """
+        with self.reader.opened(object_id) as opened:
+            if opened.base is None:
+                opened.read(0, out)
+                return
+        with contextlib.closing(self.stream_tensors([object_id], only=[0])) as frames:
+            out[:] = next(frames)[0][: out.size]
+
     def tensor_spec(self, object_id: ObjectId) -> TensorSpec:
         """Return the type and shape of a tensor, without reading its content.
 

@@ -291,3 +291,16 @@ def test_a_damaged_base_is_named_by_a_commit(tvc, models, tmp_path, monkeypatch)
     assert "needed by tensor '" in error
     assert "of base 'base'" in error
     assert tvc.recipe() == "base"
+
+
+def test_what_is_the_parents_is_recorded_though_the_parent_cannot_be_read(tvc, models, tmp_path):
+    """It is known by its id; only what differs is compared with the parent."""
+    shutil.copytree(models / "base", tmp_path / "base")
+    tvc("init", "new", "--base", tmp_path / "base")
+    (tmp_path / "base" / "model.safetensors").unlink()
+    shutil.copytree(models / "base", tmp_path / "same")
+    (tmp_path / "same" / "config.json").write_text('{"model_type": "other"}')
+    said = tvc("-C", tmp_path / "new", "commit", tmp_path / "same", "-m", "Another config")
+    assert "0.00% of the weights changed, in 0 of 5 tensors" in said
+    error = tvc.fails("-C", tmp_path / "new", "commit", models / "listen", "-m", "x", code=3)
+    assert "is gone" in error

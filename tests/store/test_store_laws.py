@@ -59,6 +59,10 @@ def test_a_difference_comes_back(pair):
         assert store.read_tensor(object_id)[1].tobytes() == data
         assert store.stored_size(object_id) <= len(data) + HEAD_AND_TAIL
         assert not list(check(store))
+        for size in {0, len(data) // 3, len(data)}:
+            beginning = np.empty(size, np.uint8)
+            store.read_beginning(object_id, beginning)
+            assert beginning.tobytes() == data[:size]
 
 
 @LAW

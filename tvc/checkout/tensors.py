@@ -129,7 +129,8 @@ class TensorWriting:
         found: dict[str, ObjectId] = {}
 
         def verify(name: str) -> None:
-            found[name] = elements_id(entries[name].spec, FileTensor(file, entries[name]))
+            with FileTensor(file, entries[name]) as content:
+                found[name] = elements_id(entries[name].spec, content)
 
         entries = {entry.name: entry for entry in header.entries}
         try:

@@ -282,5 +282,7 @@ class Checkout:
 def _verify(folder: Path, ids: Mapping[str, ObjectId]) -> None:
     written = ModelDirectory.open(folder)
     for name, identity in ids.items():
-        if elements_id(written.entries[name].spec, written.elements(name)) != identity:
+        with written.opened(name) as content:
+            found = elements_id(written.entries[name].spec, content)
+        if found != identity:
             raise WrongBytes(f"tensor {name} was written, but other bytes were read back")

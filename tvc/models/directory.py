@@ -7,9 +7,10 @@ Arithmetic, element types wider than bytes, and the hub are deliberately absent.
 
 import fnmatch
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from tvc.models.folder import (
     Listing,
     PlainFile,
     list_folder,
+    open_plain,
+    read_open,
     read_plain,
     read_range,
     resolve_folder,
@@ -29,7 +32,6 @@ from tvc.models.strict_json import BadJson, parse_object
 from tvc.models.ties import tied_names
 from tvc.models.weights import INDEX, find_shards, read_entries
 from tvc_store.arrays import ByteArray
-from tvc_store.elements import Elements
 from tvc_store.errors import IntegrityError
 
 __all__ = [
@@ -82,30 +84,41 @@ class UntiedWeights(IntegrityError):
     """The configuration ties two tensors that hold different bytes."""
 
 
-@dataclass(frozen=True, slots=True)
 class FileTensor:
-    """A tensor where it lies in a file: `Elements`.
+    """A tensor where it lies in a file, which is open meanwhile; a context manager and `Elements`.
 
     Args:
         file: The file, as it was when it was looked at.
         entry: Where in it.
+
+    Raises:
+        ChangedFile: The file is no longer that one.
     """
 
-    file: PlainFile
-    entry: TensorEntry
+    def __init__(self, file: PlainFile, entry: TensorEntry) -> None:
+        self._file = file
+        self._entry = entry
+        self._stack = ExitStack()
+        self._fd = self._stack.enter_context(open_plain(file))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     @property
     def nbytes(self) -> int:
         """Number of bytes."""
-        return self.entry.spec.nbytes
+        return self._entry.spec.nbytes
 
     def read(self, start: int, out: ByteArray) -> None:
         """Fill `out` with the bytes from `start` on.
 
         Raises:
-            ChangedFile: The file changed since it was opened.
+            ChangedFile: The file changed since it was looked at.
         """
-        read_range(self.file, out.data, offset=self.entry.offset + start)
+        read_open(self._fd, self._file, out.data, offset=self._entry.offset + start)
 
 
 @dataclass(frozen=True)
@@ -189,11 +202,12 @@ class ModelDirectory:
         read_range(self.shards[entry.file], out.data, offset=entry.offset)
         return out
 
-    def elements(self, name: str) -> Elements:
-        """Return a tensor to be read by parts, each from the file as it was when it was opened.
+    def opened(self, name: str) -> FileTensor:
+        """Open a tensor, to be read by parts; a context manager.
 
         Raises:
-            UnknownTensor: The model has no such tensor; reading raises ChangedFile.
+            UnknownTensor: The model has no such tensor.
+            ChangedFile: The file changed since the directory was opened; reading raises it too.
         """
         entry = self._entry(name)
         return FileTensor(self.shards[entry.file], entry)

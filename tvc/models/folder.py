@@ -25,6 +25,7 @@ __all__ = [
     "UnsafeFile",
     "list_folder",
     "open_plain",
+    "read_open",
     "read_plain",
     "read_range",
     "resolve_folder",
@@ -137,10 +138,7 @@ def open_plain(file: PlainFile) -> Generator[int]:
     except OSError as error:
         raise _changed(file, f"cannot be opened: {os.strerror(error.errno or 0)}") from None
     try:
-        status = os.fstat(fd)
-        now = (stat.S_ISREG(status.st_mode), status.st_size, status.st_mtime_ns)
-        if now != (True, file.size, file.mtime_ns):
-            raise _changed(file, "changed while tvc was reading it")
+        _check_unchanged(fd, file)
         yield fd
     finally:
         os.close(fd)
@@ -152,16 +150,26 @@ def read_range(file: PlainFile, out: memoryview, *, offset: int) -> None:
     Raises:
         ChangedFile: The file is no longer the one that was looked at, or cannot be read.
     """
-    done = 0
     with open_plain(file) as fd:
-        while done < len(out):
-            try:
-                count = os.preadv(fd, [out[done:]], offset + done)
-            except OSError as error:
-                raise _changed(file, f"cannot be read: {os.strerror(error.errno or 0)}") from None
-            if count == 0:
-                raise _changed(file, "became shorter while tvc was reading it")
-            done += count
+        read_open(fd, file, out, offset=offset)
+
+
+def read_open(fd: int, file: PlainFile, out: memoryview, *, offset: int) -> None:
+    """Fill `out`, flat bytes, from byte `offset` of a file that `open_plain` opened.
+
+    Raises:
+        ChangedFile: As for `read_range`.
+    """
+    _check_unchanged(fd, file)
+    done = 0
+    while done < len(out):
+        try:
+            count = os.preadv(fd, [out[done:]], offset + done)
+        except OSError as error:
+            raise _changed(file, f"cannot be read: {os.strerror(error.errno or 0)}") from None
+        if count == 0:
+            raise _changed(file, "became shorter while tvc was reading it")
+        done += count
 
 
 def read_plain(file: PlainFile, *, limit: int) -> bytes:
@@ -176,6 +184,13 @@ def read_plain(file: PlainFile, *, limit: int) -> bytes:
     data = bytearray(file.size)
     read_range(file, memoryview(data), offset=0)
     return bytes(data)
+
+
+def _check_unchanged(fd: int, file: PlainFile) -> None:
+    status = os.fstat(fd)
+    now = (stat.S_ISREG(status.st_mode), status.st_size, status.st_mtime_ns)
+    if now != (True, file.size, file.mtime_ns):
+        raise _changed(file, "changed while tvc was reading it")
 
 
 def _look_at(path: Path, *, root: Path) -> PlainFile | None:

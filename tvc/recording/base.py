@@ -38,12 +38,13 @@ def snapshot_model(
     refs: dict[str, TensorRef] = {}
 
     def work(name: str) -> None:
-        spec, content = model.entries[name].spec, model.elements(name)
-        identity = (
-            store.put_elements(spec, content, borrowed=False, publisher=publisher)
-            if vendor
-            else elements_id(spec, content)
-        )
+        spec = model.entries[name].spec
+        with model.opened(name) as content:
+            identity = (
+                store.put_elements(spec, content, borrowed=False, publisher=publisher)
+                if vendor
+                else elements_id(spec, content)
+            )
         refs[name] = TensorRef(identity, spec)
         on_bytes(spec.nbytes)
 

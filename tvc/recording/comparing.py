@@ -12,8 +12,6 @@ import numpy.typing as npt
 from tvc.domain.snapshot import TensorRef
 from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
-from tvc_store.elements import Elements
-from tvc_store.errors import IntegrityError
 from tvc_store.ids import ObjectId, TensorHasher
 
 __all__ = ["Comparison"]
@@ -56,22 +54,6 @@ class Comparison:
     def close(self) -> None:
         """End what gives the parent's bytes."""
         self._running.close()
-
-    def begins_alike(self, content: Elements) -> bool:
-        """Say whether the tensor begins as the parent's does, or that cannot be told.
-
-        Args:
-            content: The tensor; nothing of it has been seen yet.
-        """
-        try:
-            block = self._next()
-        except IntegrityError:
-            # Whether the parent can be read matters only to who needs it.
-            self._running = self._blocks()
-            return True
-        first = np.empty(min(block.size, content.nbytes), np.uint8)
-        content.read(0, first)
-        return np.array_equal(first, block[: first.size])
 
     def see(self, at: int, frame: ByteArray, base: ByteArray | None = None) -> None:
         """Take the next bytes of the tensor.

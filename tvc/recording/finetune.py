@@ -8,6 +8,9 @@ and what it was trained from; that it becomes part of a recipe is the business o
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
 
 from tvc.domain.errors import StateError
 from tvc.domain.files import plan_files
@@ -21,11 +24,12 @@ from tvc.recording.comparing import Comparison
 from tvc.recording.matching import Allowances, match_tensors
 from tvc.repository.objects import Objects
 from tvc_store.dtypes import TensorSpec
-from tvc_store.elements import elements_id
+from tvc_store.elements import Elements, elements_id
 from tvc_store.errors import IntegrityError
 from tvc_store.ids import ObjectId
 from tvc_store.local import Store
 from tvc_store.publishing import Publisher
+from tvc_store.reading import Missing
 
 __all__ = [
     "NothingChanged",
@@ -33,6 +37,9 @@ __all__ = [
     "record_finetune",
     "stored_files",
 ]
+
+
+_BEGINNING: Final = 1 << 16  # bytes of a tensor that say as a rule whether it changed
 
 
 class NothingChanged(StateError):
@@ -102,7 +109,7 @@ def record_finetune(
     """
     store, library = objects.store, objects.library
     before = plan(parent, library)
-    evaluator = Evaluator(objects, before, workers=workers)
+    evaluator = Evaluator(objects, before, workers=workers, cache=objects.cache)
     specs = {name: entry.spec for name, entry in model.entries.items()}
     sources = match_tensors(specs, before.specs(), config=model.config, allowed=allowed)
     evaluator.prepare()
@@ -160,16 +167,19 @@ class _Recording:
         """
         if source is None:
             return self._unchanged(name)
+        with self.model.opened(source) as content:
+            return self._take(name, self.model.entries[source].spec, content)
+
+    def _take(self, name: str, spec: TensorSpec, content: Elements) -> _Seen:
         known, base = self.evaluator.known(name), self._origin(name)
-        spec, content = self.model.entries[source].spec, self.model.elements(source)
+        # What is the parent's is found here, and not coded for nothing.
+        alike = known and known.spec == spec and self._begins_alike(known.id, content)
+        if known and alike and elements_id(spec, content) == known.id:
+            return _Seen(known, known, 0)
         comparison = Comparison(
             spec, self.specs[name], known, lambda: self.evaluator.blocks(name), base=base
         )
         with closing(comparison):
-            # What is the parent's is found here, and not coded for nothing.
-            alike = known and known.spec == spec and comparison.begins_alike(content)
-            if known and alike and elements_id(spec, content) == known.id:
-                return _Seen(known, known, 0)
             try:
                 identity = self.store.put_elements(
                     spec, content, base=base, on_frame=comparison.see, publisher=self.publisher
@@ -179,6 +189,16 @@ class _Recording:
                 raise
             parent = comparison.finish()
         return _Seen(TensorRef(identity, spec), parent, comparison.changed)
+
+    def _begins_alike(self, parent: ObjectId, content: Elements) -> bool:
+        """Say whether a tensor begins as the parent's does, or that cannot be told."""
+        first, other = (np.empty(min(_BEGINNING, content.nbytes), np.uint8) for _ in range(2))
+        content.read(0, first)
+        try:
+            self.store.read_beginning(parent, other)
+        except (IntegrityError, Missing):
+            return True  # whether the parent can be read matters only to who needs it
+        return np.array_equal(first, other)
 
     def _unchanged(self, name: str) -> _Seen:
         """Store the parent's tensor, which is in memory whole if it has to be computed."""
