@@ -44,8 +44,6 @@ _FINE: Final = 64
 _GRAINS: Final = 4
 _CHUNK: Final = 512
 _PROBE: Final = 16
-_COUNT_ALL: Final = 1 << 19
-_COUNT_QUARTER: Final = 1 << 20
 _COARSE: Final = 1 << 18
 _TERMS: Final = range(-4400, 201)
 _BITS_PER_LANE: Final = 8192
@@ -76,7 +74,7 @@ def encode(grid: Grid, frame: ByteArray, base: ByteArray, *, first: int) -> byte
     classes = _row_classes(grid, folded, exponents, first)
     terms = _terms(grid, exponents, classes, first)
     tokens = _tokens(grid, folded)
-    stride = 1 if count <= _COUNT_ALL else 4 if count <= _COUNT_QUARTER else 8
+    stride = _stride(count)
     contexts, counts, bits = _choose(grid, terms, tokens, classes, first, stride)
     precision = 2 if count > _COARSE else 1
     tables = [make_table(each, stride=stride, precision=precision) for each in counts]
@@ -251,8 +249,14 @@ def _sizes(folded: Words, exponents: Ints) -> Words:
 
 
 def _probed(count: int) -> Ints:
+    stride = _stride(count)
     places = np.arange(count)
-    return places[places % _CHUNK < _PROBE]
+    return places[places % (_CHUNK * stride) < _PROBE * min(stride, 4)]
+
+
+def _stride(count: int) -> int:
+    """Return how many chunks there are for each that is counted."""
+    return 1 if count <= 1 << 19 else 4 if count <= 1 << 20 else 8
 
 
 def _highest(exponents: Ints) -> int:

@@ -81,8 +81,7 @@ static size_t exceptions(const uint8_t *tokens, const uint8_t *contexts, size_t 
             _mm256_blendv_epi8(_mm256_shuffle_epi8(low, index), _mm256_shuffle_epi8(high, index),
                                _mm256_cmpgt_epi8(context, fifteen));
         const __m256i is_over = _mm256_cmpeq_epi8(_mm256_max_epu8(token, cap), token);
-        for (uint32_t over = (uint32_t)_mm256_movemask_epi8(is_over); over; over &= over - 1)
-            out[found++] = (uint16_t)(i + (size_t)__builtin_ctz(over));
+        found += list_bits((uint32_t)_mm256_movemask_epi8(is_over), i, out + found);
     }
     for (; i < n; i++) {
         out[found] = (uint16_t)i;

@@ -50,8 +50,7 @@ static size_t exceptions(const uint8_t *tokens, const uint8_t *contexts, size_t 
         const __m512i index = _mm512_andnot_si512(sixteen, context);
         const __m512i cap = _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(low, index), upper, high,
                                                      index);
-        for (uint64_t over = _mm512_mask_cmpge_epu8_mask(live, token, cap); over; over &= over - 1)
-            out[found++] = (uint16_t)(i + (size_t)__builtin_ctzll(over));
+        found += list_bits(_mm512_mask_cmpge_epu8_mask(live, token, cap), i, out + found);
     }
     return found;
 }

@@ -31,7 +31,7 @@ enum {
     DIRECT = 128,               /* values below are their own token */
     DIRECT_BYTE = 255,          /* the same for 8 bits, where only 255 has none */
     DIRECT_WIDE = 16,           /* the same for 64 bits, which have more bit lengths */
-    BLOCK = 4096,               /* elements at a time, so that temporaries stay in the first cache */
+    BLOCK = 2048,               /* elements at a time, so that temporaries stay in the first cache */
     MAX_LANES_LOG = 8,
     UNCHANGED = -96,            /* the term of a row or column in which nothing changed */
     LEAST_TERM = -4400,         /* bounds of all terms together */
@@ -88,7 +88,8 @@ struct level {
     /* Round bf16 base + change * scale for n elements; leave what is no usual number as it is. */
     void (*rounded)(const uint8_t *base, const int32_t *change, float scale, size_t n, uint8_t *out);
 
-    /* List the places where token >= caps[context], in order; return how many. */
+    /* List the places where token >= caps[context], in order, and up to three more places; return
+     * how many there are. */
     size_t (*exceptions)(const uint8_t *tokens, const uint8_t *contexts, size_t n,
                          const uint8_t caps[MAX_CONTEXTS], uint16_t *out);
 

@@ -134,15 +134,19 @@ static inline void prefetch(const uint8_t *bytes, size_t size)
         __builtin_prefetch(bytes + at);
 }
 
-/* Some elements from all over a frame: the first ones of each chunk. */
-enum {
-    CHUNK = 512,                /* elements that are counted in a row */
-    PROBE = 16,
-};
+/* Some elements from all over a frame: the first ones of each chunk, or of one chunk in `stride`. */
+enum { CHUNK = 512, PROBE = 16 };
 
-static inline size_t next_probed(size_t i)
+static inline size_t next_probed(size_t i, unsigned stride)
 {
-    return i % CHUNK < PROBE - 1 ? i + 1 : i + CHUNK - i % CHUNK;
+    const size_t place = i % ((size_t)CHUNK * stride), probe = PROBE * (stride < 4 ? stride : 4);
+    return place < probe - 1 ? i + 1 : i + (size_t)CHUNK * stride - place;
+}
+
+/* How many chunks there are for each that is counted. */
+static inline unsigned stride_of(size_t n)
+{
+    return n <= 1 << 19 ? 1 : n <= 1 << 20 ? 4 : 8;
 }
 
 #endif

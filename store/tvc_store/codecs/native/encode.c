@@ -3,8 +3,6 @@
 
 enum {
     FINE = 64,                  /* contexts that are counted before some are put together */
-    COUNT_ALL = 1 << 19,        /* elements up to which all are counted */
-    COUNT_QUARTER = 1 << 20,    /* elements up to which one in four is, above one in eight */
     COARSE = 1 << 18,           /* elements up to which tables are kept in half octaves */
     TERMS = MOST_TERM - LEAST_TERM + 1,
     BITS_PER_LANE = 8192,       /* a lane costs about 24 bits: this keeps them below 0.3 % */
@@ -31,9 +29,10 @@ static int lowest_term(struct scratch *scratch, const struct layout *layout,
                        const int8_t *row_terms, const uint8_t *base, size_t n)
 {
     const size_t first_row = layout->columns ? layout->first / layout->columns : 0;
+    const unsigned stride = stride_of(n);
     uint64_t total = 0, seen = 0;
     memset(scratch->terms, 0, sizeof scratch->terms);
-    for (size_t i = 0; i < n; i = next_probed(i)) {
+    for (size_t i = 0; i < n; i = next_probed(i, stride)) {
         int term = -2 * (int)exponent_at(layout, base, i);
         if (layout->columns) {
             const size_t at = layout->first + i;
@@ -62,6 +61,11 @@ static void count_tokens(struct scratch *scratch, const struct level *level,
     memset(scratch->counts, 0, sizeof scratch->counts);
     for (size_t from = 0; from < n; from += (size_t)CHUNK * stride) {
         const size_t part = n - from < CHUNK ? n - from : CHUNK, skip = from * itemsize;
+        const size_t ahead = (size_t)CHUNK * stride;
+        if (stride > 1 && n - from > ahead + CHUNK) {
+            prefetch(base + skip + ahead * itemsize, CHUNK * itemsize);
+            prefetch(frame + skip + ahead * itemsize, CHUNK * itemsize);
+        }
         find_contexts(level, layout, fine, row_terms, base, from, part, scratch->contexts);
         level->distances(itemsize, frame + skip, base + skip, part, scratch->tokens);
         for (size_t i = 0; i < part; i++) {
@@ -312,7 +316,7 @@ enum outcome encode_frame(const struct level *level, const struct layout *layout
     measure_rows(level, layout, frame, base, n, rows, column_shares, classes);
     set_row_terms(classes, rows, row_terms);
 
-    const unsigned stride = n <= COUNT_ALL ? 1 : n <= COUNT_QUARTER ? 4 : 8;
+    const unsigned stride = stride_of(n);
     const unsigned precision = n > COARSE ? 2 : 1;
     const unsigned finest = layout->columns ? 0 : 1;
     struct contexts contexts = {lowest_term(scratch, layout, row_terms, base, n), finest, FINE};

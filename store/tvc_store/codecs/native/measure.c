@@ -9,8 +9,9 @@ static const uint16_t shares[16] = {32768, 23170, 16384, 11585, 8192, 5793, 4096
 
 static unsigned highest_exponent(const struct layout *layout, const uint8_t *base, size_t n)
 {
+    const unsigned stride = stride_of(n);
     unsigned highest = 0;
-    for (size_t i = 0; i < n; i = next_probed(i)) {
+    for (size_t i = 0; i < n; i = next_probed(i, stride)) {
         const unsigned exponent = exponent_at(layout, base, i);
         highest = exponent > highest ? exponent : highest;
     }

@@ -73,6 +73,21 @@ static void sums_pass(unsigned itemsize, const uint8_t *restrict tokens, const u
 #undef SUMS
 }
 
+/* Write the places of the set bits, and up to three more, so that few branches depend on how many
+ * there are; return how many. */
+static inline size_t list_bits(uint64_t set, size_t from, uint16_t *out)
+{
+    const size_t count = (size_t)__builtin_popcountll(set);
+    size_t k = 0;
+    do {
+        for (const size_t end = k + 4; k < end; k++) {
+            out[k] = (uint16_t)(from + (size_t)__builtin_ctzll(set | 1ULL << 63));
+            set &= set - 1;
+        }
+    } while (k < count);
+    return count;
+}
+
 static uint64_t sizes_pass(const struct layout *layout, const uint8_t *frame, const uint8_t *base,
                            size_t n, const uint16_t *shares, unsigned highest, size_t step)
 {
