@@ -13,7 +13,7 @@ distances, which is that of `rans`.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final, cast
 
@@ -126,21 +126,26 @@ class _Pair:
         self._content = content
         self._base = base
 
-    def change(self, row: int, count: int, columns: slice) -> tuple[Floats, Floats]:
-        """Return float32 (count, m) twice: the change of some rows, and what rounding moves by.
+    def change(self, row: int, count: int) -> tuple[Floats, Floats]:
+        """Return float32 (count, columns) twice: the change of rows, and what rounding moves by.
 
         The latter is the unit in the last place; both are 0 where a number is none, or wild.
         """
-        wide = columns.stop - columns.start
-        sides = np.empty((2, count, wide), np.uint16)
+        sides = np.empty((2, count, self.columns), np.uint16)
         for side, elements in zip(sides, (self._content, self._base), strict=True):
-            if wide == self.columns:
-                elements.read(2 * row * self.columns, side.reshape(-1).view(np.uint8))
-                continue
-            for index, place in enumerate(side):
-                elements.read(
-                    2 * ((row + index) * self.columns + columns.start), place.view(np.uint8)
-                )
+            elements.read(2 * row * self.columns, side.reshape(-1).view(np.uint8))
+        return self._changed(sides)
+
+    def changes(self, rows: Iterable[int], columns: slice) -> tuple[Floats, Floats]:
+        """Return what `change` does, of some columns of several rows: (k, m) twice."""
+        places = list(rows)
+        sides = np.empty((2, len(places), columns.stop - columns.start), np.uint16)
+        for side, elements in zip(sides, (self._content, self._base), strict=True):
+            for row, place in zip(places, side, strict=True):
+                elements.read(2 * (row * self.columns + columns.start), place.view(np.uint8))
+        return self._changed(sides)
+
+    def _changed(self, sides: npt.NDArray[np.uint16]) -> tuple[Floats, Floats]:
         tuned, base = sides
         exponents = self.format.exponents(sides).astype(np.int32)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -154,16 +159,15 @@ class _Pair:
         """Yield the whole by rows: the first row, and what `change` returns."""
         step = max(_BLOCK // self.columns, 1)
         for row in range(0, self.rows, step):
-            yield row, *self.change(row, min(step, self.rows - row), slice(0, self.columns))
+            yield row, *self.change(row, min(step, self.rows - row))
 
 
 def _probe(pair: _Pair) -> int:
     """Return the rank of the change, or 0 where it has none that is small."""
     start = (pair.columns - _PROBE) // 2
     places = np.linspace(0, pair.rows - 1, _PROBE).astype(int)
-    parts = [pair.change(int(row), 1, slice(start, start + _PROBE)) for row in places]
-    change = np.concatenate([part[0] for part in parts]).astype(np.float64)
-    units = np.concatenate([part[1] for part in parts]).astype(np.float64)
+    columns = slice(start, start + _PROBE)
+    change, units = (part.astype(np.float64) for part in pair.changes(places.tolist(), columns))
     noise = float((units**2).sum()) / 12
     if float((change**2).sum()) < _SIGNAL * noise or not noise:
         return 0
@@ -206,7 +210,7 @@ def _begin(pair: _Pair, rank: int) -> Doubles:
     count = min(4 * rank + 64, pair.rows)
     places = np.linspace(0, pair.rows - 1, count).astype(int)
     whole = slice(0, pair.columns)
-    rows = np.concatenate([pair.change(int(row), 1, whole)[0] for row in places])
+    rows = pair.changes(places.tolist(), whole)[0]
     vectors = np.linalg.eigh((rows @ rows.T).astype(np.float64))[1][:, -rank:]
     directions = rows.T.astype(np.float64) @ vectors
     return np.linalg.qr(directions)[0]
