@@ -146,6 +146,8 @@ def main() -> None:
     """Run tvc and exit."""
     for name in _GIT_LOCAL:
         os.environ.pop(name, None)
+    # Our own threads keep all cores busy; those of NumPy's would spin while they wait for more.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(_run(sys.argv[1:]))
 
 
