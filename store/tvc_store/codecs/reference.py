@@ -245,7 +245,7 @@ def _sizes(folded: Words, exponents: Ints) -> Words:
     """Return distances times the unit of their base's last place; wild ones are cut."""
     sizes = np.minimum((folded >> np.uint64(1)) + (folded & np.uint64(1)), np.uint64(4095))
     below = np.clip(_highest(exponents) - exponents, 0, 30).astype(np.uint64)
-    return sizes << np.uint64(15) >> below
+    return sizes << np.uint64(14) >> below
 
 
 def _probed(count: int) -> Ints:

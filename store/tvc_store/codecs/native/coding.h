@@ -76,7 +76,7 @@ struct level {
 
     /* Return the sum of the sizes of the changes of n elements of one row, 64 of every 64 * step;
      * each times its share, in units of 1/32768, where there are shares. A size is the distance, at
-     * most 4095, times 2^15, halved for each step of the exponent below `highest`. */
+     * most 4095, times 2^14, halved for each step of the exponent below `highest`. */
     uint64_t (*sizes)(const struct layout *, const uint8_t *frame, const uint8_t *base, size_t n,
                       const uint16_t *shares, unsigned highest, size_t step);
 

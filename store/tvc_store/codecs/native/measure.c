@@ -24,7 +24,7 @@ static inline uint64_t size_of(uint64_t folded, unsigned exponent, unsigned high
 {
     const uint64_t size = (folded >> 1) + (folded & 1);
     const unsigned below = exponent < highest ? highest - exponent : 0;
-    return (size < 4095 ? size : 4095) << 15 >> (below < 30 ? below : 30);
+    return (size < 4095 ? size : 4095) << 14 >> (below < 30 ? below : 30);
 }
 
 /* Return twice the logarithm of the mean size of a row's changes, or 0 where there are none. Sizes

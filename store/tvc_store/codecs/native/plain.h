@@ -101,7 +101,7 @@ static uint64_t sizes_pass(const struct layout *layout, const uint8_t *frame, co
     const uint32_t size = (uint32_t)(sizeof(U) > 1 && far > most ? most : far);                    \
     const uint32_t exponent = (uint32_t)(word >> shift) & mask;                                    \
     const uint32_t below = exponent < highest ? highest - exponent : 0;                            \
-    const uint32_t scaled = size << 15 >> (below < 30 ? below : 30);
+    const uint32_t scaled = size << 14 >> (below < 30 ? below : 30);
 #define SIZES(U, S, W)                                                                             \
     for (size_t from = 0; from < n; from += 64 * step) {                                           \
         const size_t end = n - from < 64 ? n : from + 64;                                          \
@@ -110,11 +110,14 @@ static uint64_t sizes_pass(const struct layout *layout, const uint8_t *frame, co
                 SIZE(U, S, W)                                                                      \
                 sum += (uint64_t)scaled * shares[i] >> 15;                                         \
             }                                                                                      \
-        else                                                                                       \
+        else {                                                                                     \
+            uint32_t part = 0; /* 64 times 4095 * 2^14 fits */                                     \
             for (size_t i = from; i < end; i++) {                                                  \
                 SIZE(U, S, W)                                                                      \
-                sum += scaled;                                                                     \
+                part += scaled;                                                                    \
             }                                                                                      \
+            sum += part;                                                                           \
+        }                                                                                          \
     }
     EACH_WIDTH(layout->itemsize, SIZES)
 #undef SIZES
