@@ -42,8 +42,21 @@ class Scratch:
         self._limit = limit
         self._lent = 0
         self._held = 0
+        self._reserved = 0
         self._free: OrderedDict[int, list[ByteArray]] = OrderedDict()
         self._lock = threading.Lock()
+
+    def reserve(self, nbytes: int) -> bool:
+        """Say whether so many bytes may be taken within the limit, and if so keep them apart."""
+        with self._lock:
+            fits = self._reserved + nbytes <= self._limit
+            self._reserved += nbytes if fits else 0
+            return fits
+
+    def release(self, nbytes: int) -> None:
+        """Take back what was reserved."""
+        with self._lock:
+            self._reserved -= nbytes
 
     def take(self, nbytes: int) -> ByteArray:
         """Return an array uint8 (nbytes,) with anything in it; `give` it back when it is done.

@@ -204,7 +204,7 @@ def test_one_result_whatever_the_pieces_the_memory_and_the_instructions(name, mo
     for level in kernels.levels():
         for piece, kept in ((1 << 22, 96 << 20), (1 << 17, 0), (3 * 7 * 1024, 0)):
             shelf = Shelf(piece)
-            monkeypatch.setattr("tvc.evaluation.leaves.KEPT_BYTES", kept)
+            monkeypatch.setattr("tvc.evaluation.engine.KEPT_BYTES", kept)
             action, merges = merge_of(shelf, name, "BF16", shape)
             kernels.use(level)
             try:
@@ -241,7 +241,7 @@ def test_what_is_read_once_is_not_kept_and_what_is_read_again_is():
 
 
 def test_what_is_too_large_to_be_kept_is_sampled_and_streamed_twice(monkeypatch):
-    monkeypatch.setattr("tvc.evaluation.leaves.KEPT_BYTES", 0)
+    monkeypatch.setattr("tvc.evaluation.engine.KEPT_BYTES", 0)
     shelf = Shelf()
     action, merges = merge_of(shelf, "ties", "BF16", (600, 512))
     shelf.run(action, merges)

@@ -84,7 +84,7 @@ class Evaluator:
         self._cache = cache
         self._plan = plan
         self._workers = workers
-        self._scratch = Scratch(workers * KEPT_BYTES)
+        self._scratch = Scratch(KEPT_BYTES)
         self._merges: dict[str, ArrayMerge] = {
             key: _runner(next(iter(tensors.values())))
             for key, tensors in plan.merges.items()

@@ -21,8 +21,8 @@ from tvc_store.scratch import Scratch
 
 __all__ = ["KEPT_BYTES", "Leaves", "Source", "Window", "WrongSpec"]
 
-KEPT_BYTES: Final = 96 << 20
-"""Tensors of a computed one that are kept in memory together, where they are read repeatedly."""
+KEPT_BYTES: Final = 112 << 20
+"""What is kept in memory, by all workers together, of tensors that are read repeatedly."""
 
 _RUN: Final = 64
 _RUN_DISTANCE: Final = 6000
@@ -119,12 +119,15 @@ class Leaves:
         # Tensors of different widths are not in step in files.
         mixed = len({ref.spec.itemsize for ref in self._refs.values()}) > 1
         total = sum(ref.spec.nbytes for ref in self._refs.values())
-        self._keep = mixed or whole or (repeatedly and total <= KEPT_BYTES)
+        self._reserved = total if repeatedly and scratch.reserve(total) else 0
+        self._keep = mixed or whole or self._reserved > 0
 
     def close(self) -> None:
         """Give memory back; windows and what is a part of them may no longer be used."""
         while self._taken:
             self._scratch.give(self._taken.pop())
+        self._scratch.release(self._reserved)
+        self._reserved = 0
 
     def windows(self, step: int) -> Iterator[Window]:
         """Yield windows in order, each but the last of `step` elements.

@@ -32,6 +32,7 @@ _GATHERED: Final = 1 << 20
 """Elements that are gathered before they are counted one by one."""
 _WIDEST: Final = 1 << 21
 """Patterns that may be counted one by one: their counts take 16 MiB."""
+_SHIFT: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class BracketCount:
         self._above = 0
         self._inside = 0
         self._table: Counts | None = None
+        self._odd: list[npt.NDArray[np.uint32]] = []
         self._gathered: list[npt.NDArray[np.uint32]] = []
         self._pending = 0
 
@@ -85,8 +87,8 @@ class BracketCount:
         self._above += other._above
         self._inside += other._inside
         self._gather(other._gathered)
-        if other._table is not None:
-            self._table = other._table if self._table is None else self._table + other._table
+        self._odd += other._odd
+        self._count(other._table)
 
     def _gather(self, found: list[npt.NDArray[np.uint32]]) -> None:
         self._gathered += found
@@ -94,15 +96,43 @@ class BracketCount:
         if self._pending > _GATHERED:
             self._fold()
 
+    @property
+    def _shift(self) -> int:
+        """By how many bits patterns are shortened to find their place in the table.
+
+        Where a bracket is too wide to count all patterns one by one, only the even ones are, whose
+        last bits are zero. Nearly all are where models are stored in 16 bits, and nearly equal.
+        """
+        return 0 if self.bracket.upper - self.bracket.lower < _WIDEST else _SHIFT
+
     def _fold(self) -> None:
-        """Count what was gathered, if the bracket is not too wide for a table."""
-        width = self.bracket.upper - self.bracket.lower + 1
-        if not self._pending or width > _WIDEST:
+        """Count what was gathered."""
+        if not self._pending:
             return
-        found = np.concatenate(self._gathered) - np.uint32(self.bracket.lower)
-        counted = np.bincount(found, minlength=width)
-        self._table = counted if self._table is None else self._table + counted
+        found, shift = np.concatenate(self._gathered), self._shift
+        if shift:
+            even = found & np.uint32((1 << shift) - 1) == 0
+            self._odd.append(found[~even])
+            found = found[even] >> np.uint32(shift)
+        low, high = (bound >> shift for bound in (self.bracket.lower, self.bracket.upper))
+        self._count(np.bincount(found - np.uint32(low), minlength=high - low + 1))
         self._gathered, self._pending = [], 0
+
+    def _count(self, table: Counts | None) -> None:
+        if table is not None:
+            self._table = table if self._table is None else self._table + table
+
+    def _counted(self) -> tuple[npt.NDArray[np.uint32], Counts]:
+        """Return the patterns that there are, rising, and how often."""
+        self._fold()
+        table = np.zeros(0, np.int64) if self._table is None else self._table
+        cells = np.flatnonzero(table)
+        first = self.bracket.lower >> self._shift
+        even = ((cells + first) << self._shift).astype(np.uint32)
+        odd, times = np.unique(np.concatenate([even[:0], *self._odd]), return_counts=True)
+        found, counts = np.concatenate([even, odd]), np.concatenate([table[cells], times])
+        order = np.argsort(found)
+        return found[order], counts[order]
 
     def value(self, rank: int) -> float | None:
         """Return the magnitude of a rank near the bracket's own, or None where it lies outside."""
@@ -118,24 +148,25 @@ class BracketCount:
             return None
         if place > self._inside:
             return 0.0
-        if self._table is not None:
-            self._fold()
-            return _magnitude(lower + kth_bin(self._table, place)[0])
-        found = np.concatenate(self._gathered)
-        return _magnitude(int(np.partition(found, found.size - place)[found.size - place]))
+        if self._table is None:
+            found = np.concatenate([*self._gathered, *self._odd])
+            return _magnitude(int(np.partition(found, found.size - place)[found.size - place]))
+        found, counts = self._counted()
+        return _magnitude(int(found[kth_bin(counts, place)[0]]))
 
     def low_counts(self, high: int) -> Counts | None:
         """Return counts of the patterns of one bin of `count_high`, int64 (2**16,).
 
-        None where the bracket does not hold all of the bin, or not one by one.
+        None where the bracket does not hold all of the bin.
         """
-        start = (high << 16) - self.bracket.lower
-        if not self.bracket.rank or start < 0 or (high << 16 | 0xFFFF) > self.bracket.upper:
+        lower, upper = high << 16, high << 16 | 0xFFFF
+        if not self.bracket.rank or lower < self.bracket.lower or upper > self.bracket.upper:
             return None
-        self._fold()
-        if self._table is None:
-            return None
-        return self._table[start : start + (1 << 16)]
+        found, counts = self._counted()
+        low = np.zeros(1 << 16, np.int64)
+        here = (found >= lower) & (found <= upper)
+        low[found[here] & 0xFFFF] = counts[here]
+        return low
 
 
 def bracket_of(
