@@ -17,6 +17,7 @@ from tests.benchmarks.table import dump_rows
 __all__ = ["GROUPS", "TITLES", "main"]
 
 TITLES: Final[Mapping[str, str]] = {
+    "coding": "Coding: sizes and speeds",
     "commit": "Committing a fine-tune",
     "checkout": "Checking a fine-tune out",
     "ties": "TIES of three fine-tunes",
@@ -28,6 +29,7 @@ TITLES: Final[Mapping[str, str]] = {
 """By name of a group: its title in the results, in their order."""
 
 GROUPS: Final[Mapping[str, str]] = {
+    "coding": "coding",
     "commit": "commits",
     "checkout": "checkouts",
     "ties": "ties",
