@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes the project's own environment in .venv, or leaves it alone where it is up to date.
 #
-# Needs Python 3.11 or later with venv, and git; no compiler. Says what is missing if something is.
+# Needs Python 3.11 or later with venv, and git; a C compiler makes tvc faster. Says what is missing
+# if something is.
 # PYTHON names another interpreter. pip's own settings (PIP_INDEX_URL and so on) are respected.
 
 set -euo pipefail
