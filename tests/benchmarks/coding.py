@@ -75,11 +75,11 @@ said = {}
 for way in ("raw", "XOR"):
     def encode():
         words = tuned ^ base if way == "XOR" else tuned.copy()
-        tensor = torch.from_numpy(words).view(kind)
+        tensor = torch.from_numpy(words.view("i" + given["word"][1:])).view(kind)
         return ZipNN(input_format="torch", bytearray_dtype=given["dtype"], threads=1).compress(tensor)
     def decode():
         made = ZipNN(input_format="torch", bytearray_dtype=given["dtype"], threads=1).decompress(coded)
-        words = made.view(getattr(torch, "int" + given["word"][1:])).numpy().view(given["word"])
+        words = made.view({"u2": torch.int16, "u4": torch.int32}[given["word"]]).numpy().view(given["word"])
         return words ^ base if way == "XOR" else words
     encoding, coded = least(encode, given["runs"])
     decoding, back = least(decode, given["runs"])

@@ -43,7 +43,8 @@ EXPONENTS: Final[dict[str, tuple[int, int]]] = {
 
 _LEAST_COLUMNS: Final = 64  # below, what rows and columns cost is never won back
 _LEAST_ROWS: Final = 16
-_SAMPLE: Final = 1 << 18  # bytes that are looked at first
+_SAMPLE: Final = 1 << 17  # bytes that are looked at first; twice that in small tensors
+_LARGE: Final = 1 << 20
 _SAMPLED_ROWS: Final = 64  # at least
 _RUN: Final = 1 << 14  # bytes of a sample that lie together
 _FLAT: Final = b""
@@ -165,7 +166,8 @@ def _sample(spec: TensorSpec, elements: Elements) -> ByteArray:
     """Return some rows, in runs from all over the tensor; few rows are all returned."""
     row = spec.shape[-1] * spec.itemsize
     rows = elements.nbytes // row
-    wanted = max(_SAMPLE // row, _SAMPLED_ROWS)
+    size = _SAMPLE if elements.nbytes > _LARGE else 2 * _SAMPLE
+    wanted = max(size // row, _SAMPLED_ROWS)
     run = rows if wanted >= rows else max(_RUN // row, 1)
     runs = -(-min(wanted, rows) // run)
     out = np.empty((runs, run * row), np.uint8)

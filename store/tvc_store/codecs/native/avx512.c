@@ -40,17 +40,20 @@ static size_t exceptions(const uint8_t *tokens, const uint8_t *contexts, size_t 
     const __m512i low = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)caps));
     const __m512i high = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(caps + 16)));
     const __m512i sixteen = _mm512_set1_epi8(16);
-    size_t found = 0;
-    for (size_t i = 0; i < n; i += 64) {
-        const __mmask64 live = n - i >= 64 ? ~0ULL : (1ULL << (n - i)) - 1;
-        const __m512i context = _mm512_maskz_loadu_epi8(live, contexts + i);
-        const __m512i token = _mm512_maskz_loadu_epi8(live, tokens + i);
+    size_t found = 0, i = 0;
+    for (; i + 64 <= n; i += 64) {
+        const __m512i context = _mm512_loadu_si512(contexts + i);
+        const __m512i token = _mm512_loadu_si512(tokens + i);
         const __mmask64 upper = _mm512_test_epi8_mask(context, sixteen);
-        /* Only the low four bits of an index count. */
         const __m512i index = _mm512_andnot_si512(sixteen, context);
+        /* Only the low four bits of an index count. */
         const __m512i cap = _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(low, index), upper, high,
                                                      index);
-        found += list_bits(_mm512_mask_cmpge_epu8_mask(live, token, cap), i, out + found);
+        found += list_bits(_mm512_cmpge_epu8_mask(token, cap), i, out + found);
+    }
+    for (; i < n; i++) {
+        out[found] = (uint16_t)i;
+        found += tokens[i] >= caps[contexts[i]];
     }
     return found;
 }
