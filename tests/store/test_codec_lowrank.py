@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 from store_samples import LAW
@@ -121,6 +122,21 @@ def test_the_product_is_added_and_rounded_to_even():
     out = native.expected(one, base, first=0).view(np.uint16).astype(np.uint32) << 16
     # 1 + 15/256 lies between 135/128 and 136/128, halfway: to the even one.
     assert out.view(np.float32).tolist() == [136 / 128, -0.5 - 6 / 256]
+
+
+def test_what_is_expected_is_frozen():
+    """A change here is a new format."""
+    place = np.arange(3000, dtype=np.uint64)
+    noise = place * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(20)
+    whole = (noise % np.uint64(8191)).astype(np.int64) - 4095
+    words = (noise >> np.uint64(9)).astype(np.uint16)
+    said = blake3()
+    for dtype in FORMATS:
+        pair = [whole[start : start + 250].reshape(50, 5).astype(np.int16) for start in (0, 250)]
+        for exponent in (-32, -20):
+            given_ = Factors(dtype, *pair, exponent)
+            said.update(native.expected(given_, words[:2500].view(np.uint8), first=0).tobytes())
+    assert said.hexdigest(length=8) == "f222897b26d57d3e"
 
 
 def test_only_matrices_of_16_bit_floats_are_suited():
