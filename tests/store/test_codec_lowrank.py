@@ -167,6 +167,7 @@ def test_parameters_that_are_not_ours_are_refused():
         shared[:-1],
         shared + b"\0",
         bytes([4]) + shared[1:],
+        bytes([64]) + shared[1:],
         bytes([65]) + shared[1:],
         shared[:1] + b"\xff\x7f" + shared[3:],
         # Raw planes with integers that are too large to be summed exactly.

@@ -74,7 +74,7 @@ class LowRank:
             return nothing
         factors = _integers(spec.dtype, *_fit(pair, rank))
         packed = _pack(factors)
-        is_sound = factors.exponent in EXPONENTS and len(packed) <= spec.nbytes // 8
+        is_sound = factors.exponent in EXPONENTS and _fits(len(packed), spec, rank)
         return packed if is_sound else nothing
 
     def coder(self, spec: TensorSpec | None, shared: bytes) -> "_Coder":
@@ -91,6 +91,9 @@ class LowRank:
             return _Coder(distances, None)
         if not is_suited(spec) or rank > _MOST_RANK or not rank or exponent not in EXPONENTS:
             raise MalformedFrame(f"factors of rank {rank} for {spec.dtype} {list(spec.shape)}")
+        # Before anything is allocated for them.
+        if not _fits(len(shared), spec, rank):
+            raise MalformedFrame(f"{len(shared)} bytes for factors of rank {rank}")
         return _Coder(distances, _unpack(shared, spec, rank, exponent))
 
 
@@ -260,6 +263,11 @@ def _integers(dtype: str, left: Doubles, right: Doubles) -> Factors:
         for factor in (left, right)
     ]
     return Factors(dtype, whole[0], whole[1], 2 * exponent)
+
+
+def _fits(size: int, spec: TensorSpec, rank: int) -> bool:
+    """Say whether packed factors have at least a bit a number, and pay."""
+    return sum(spec.shape) * rank <= 8 * size <= spec.nbytes
 
 
 def _pack(factors: Factors) -> bytes:
