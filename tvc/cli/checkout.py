@@ -22,7 +22,9 @@ __all__ = ["checkout"]
     metavar="DIR",
     help="Where to write (default: checkouts/REV in the repository).",
 )
-@click.option("--force", is_flag=True, help="Replace a model that is there; what is the same is kept.")
+@click.option(
+    "--force", is_flag=True, help="Replace a model that is there; what is the same is kept."
+)
 @click.option(
     "--shard-size", default="5GB", show_default=True, help="Largest size of one weight file."
 )
