@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tvc.merging import kernels
+from tvc.merging import loops as merging_loops
 from tvc_store.codecs import native
 from tvc_store.lock import Lock
 
@@ -16,16 +16,16 @@ LEVELS = {"AVX-512", "AVX2", "plain C", "NumPy"}
 @pytest.fixture
 def loops():
     """Whatever a test makes of the loops in use is taken back."""
-    coding, merging = native.in_use(), kernels.level()
+    coding, merging = native.in_use(), merging_loops.level()
     yield
     native.use(coding)
-    kernels.use(merging)
+    merging_loops.use(merging)
 
 
 @pytest.fixture(autouse=True)
 def all_compiled():
     """Where nothing was compiled, doctor calls that a problem, rightly."""
-    if "NumPy" in {native.supported()[0], kernels.levels()[0]}:
+    if "NumPy" in {native.supported()[0], merging_loops.levels()[0]}:
         pytest.skip("the compiled loops are not installed here")
 
 
@@ -76,7 +76,7 @@ def test_outside_a_repository(tvc):
 
 
 def test_plain_loops_are_a_problem(tvc, repo, loops):
-    kernels.use("NumPy")
+    merging_loops.use("NumPy")
     said = tvc("doctor", code=1)
     assert "problem: merging is done by NumPy" in said
     assert "install a C compiler" in said

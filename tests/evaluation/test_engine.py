@@ -26,7 +26,7 @@ from tvc.evaluation.bits import changed_elements
 from tvc.evaluation.draws import Draws
 from tvc.evaluation.engine import Evaluator, WrongSpec, run_each
 from tvc.evaluation.numbers import from_numbers, to_numbers
-from tvc.merging import kernels
+from tvc.merging import loops
 from tvc_store.cache import Cache
 from tvc_store.dtypes import TensorSpec
 from tvc_store.ids import tensor_id
@@ -201,19 +201,19 @@ def merge_of(shelf, name, dtype, shape):
 def test_one_result_whatever_the_pieces_the_memory_and_the_instructions(name, monkeypatch):
     """Streamed and kept, in any pieces, with every kind of loop: the same bytes."""
     shape, found = (390, 512), []
-    for level in kernels.levels():
+    for level in loops.levels():
         for piece, kept in ((1 << 22, 96 << 20), (1 << 17, 0), (3 * 7 * 1024, 0)):
             shelf = Shelf(piece)
             monkeypatch.setattr("tvc.evaluation.engine.KEPT_BYTES", kept)
             action, merges = merge_of(shelf, name, "BF16", shape)
-            kernels.use(level)
+            loops.use(level)
             try:
                 plan = Plan({"w": action}, merges, 390 * 512)
                 evaluator = Evaluator(shelf, plan, workers=2)
                 evaluator.prepare()
                 found.append(evaluator.tensor("w")[1].tobytes())
             finally:
-                kernels.use(kernels.levels()[0])
+                loops.use(loops.levels()[0])
     assert len(set(found)) == 1
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tvc.merging import kernels
-from tvc.merging.kernels import Election
+from tvc.merging import elections, kernels, loops
+from tvc.merging.elections import Election
 
 RNG = np.random.default_rng(0)
 PATTERNS = np.arange(1 << 16, dtype=np.uint16)
@@ -26,19 +26,19 @@ TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 @pytest.fixture(autouse=True)
 def as_before() -> Generator[None]:
-    level = kernels.level()
+    level = loops.level()
     yield
-    kernels.use(level)
+    loops.use(level)
 
 
 def same(work: Callable[[], Any]) -> Any:
     """Return what every level returns."""
     found = []
-    for level in kernels.levels():
-        kernels.use(level)
+    for level in loops.levels():
+        loops.use(level)
         found.append(work())
-    assert kernels.levels()[-1] == "NumPy"
-    for level, each in zip(kernels.levels(), found, strict=True):
+    assert loops.levels()[-1] == "NumPy"
+    for level, each in zip(loops.levels(), found, strict=True):
         assert each == found[-1], level
     return found[-1]
 
@@ -111,7 +111,7 @@ def test_elections(vote: Any, zero_positive: bool, divide: bool, by_weights: boo
 
     def work() -> bytes:
         out = np.empty_like(all_members[0])
-        kernels.elect(all_members, how, out)
+        elections.elect(all_members, how, out)
         return canonical(out)
 
     same(work)
@@ -142,8 +142,8 @@ def test_counting_and_collecting() -> None:
     assert np.frombuffer(same(high), np.int64).sum() == NUMBERS.size
     (inside, _), _ = same(lambda: collected(NUMBERS.size))
     # Without room for all nothing beyond it is touched, and all are counted.
-    for level in kernels.levels():
-        kernels.use(level)
+    for level in loops.levels():
+        loops.use(level)
         assert collected(1000)[0][0] == inside
 
 
@@ -151,8 +151,8 @@ def test_draws_are_philox() -> None:
     assert same(lambda: kernels.uniforms(0x1234567890ABCDEF, 13, 100_001).tobytes())
     # The authors' test vector for counter and key of zero.
     words = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
-    for level in kernels.levels():
-        kernels.use(level)
+    for level in loops.levels():
+        loops.use(level)
         assert kernels.uniforms(0, 0, 4).tolist() == [(word >> 8) * 2.0**-24 for word in words]
 
 
@@ -162,12 +162,12 @@ def test_dropping_bounding_and_spreading() -> None:
     chances[:10] = 0
     draws = kernels.uniforms(3, 0, 70_001)
     for divide in (True, False):
-        same(lambda d=divide: canonical(kernels.drop(all_members[0], draws, chances, divide=d)))
-    same(lambda: canonical(kernels.bound(all_members[1], all_members[2], 1.0, 4.0)))
+        same(lambda d=divide: canonical(elections.drop(all_members[0], draws, chances, divide=d)))
+    same(lambda: canonical(elections.bound(all_members[1], all_members[2], 1.0, 4.0)))
 
     def spread() -> bytes:
         out = np.empty_like(all_members[0])
-        kernels.spread(all_members, out)
+        elections.spread(all_members, out)
         return canonical(out)
 
     same(spread)
@@ -187,7 +187,7 @@ def test_products_of_factors() -> None:
     assert np.allclose(found.reshape(37, 2001), 0.25 * (up @ down), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.skipif(kernels.levels() == ["NumPy"], reason="no compiled loops here")
+@pytest.mark.skipif(loops.levels() == ["NumPy"], reason="no compiled loops here")
 def test_wrong_lengths_and_kinds_are_refused_not_read() -> None:
     from tvc.merging import _fused
 
@@ -215,4 +215,4 @@ def test_wrong_lengths_and_kinds_are_refused_not_read() -> None:
         with pytest.raises(ValueError):
             attack()
     with pytest.raises(ValueError, match="no AVX-1024"):
-        kernels.use("AVX-1024")
+        loops.use("AVX-1024")

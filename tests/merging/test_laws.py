@@ -14,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tvc.merging.method import Method, Part, over_tensor
+from tvc.merging.method import Method
+from tvc.merging.passes import Part, over_tensor
 from tvc.merging.registry import load_methods
 from tvc.merging.selection import kth_largest, magnitudes, share_of
 from tvc.merging.ties import ties

@@ -19,8 +19,8 @@ from tvc.domain.snapshot import TensorRef
 from tvc.evaluation.leaves import KEPT_BYTES, Source, WrongSpec, check_spec
 from tvc.evaluation.memory import MemberMemory
 from tvc.evaluation.tensors import ComputedTensor, merges_of
-from tvc.merging.installed import merge_runner
-from tvc.merging.kernels import Floats
+from tvc.merging.loops import Floats
+from tvc.merging.runner import merge_runner
 from tvc_store.arrays import ByteArray
 from tvc_store.cache import Cache
 from tvc_store.dtypes import TensorSpec
@@ -29,7 +29,7 @@ from tvc_store.scratch import Scratch
 
 if TYPE_CHECKING:
     from tvc.merging.arrays import ArrayMerge, Found
-    from tvc.merging.method import Pass
+    from tvc.merging.passes import Pass
 
 __all__ = ["Evaluator", "Source", "WrongSpec", "run_each"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvc.merging import kernels
-from tvc.merging.kernels import Floats
+from tvc.merging.loops import Floats
 from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import ITEMSIZE, TensorSpec
 

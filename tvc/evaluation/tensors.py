@@ -29,7 +29,7 @@ from tvc.evaluation.draws import Draws
 from tvc.evaluation.leaves import Leaves, Source, Window, check_spec
 from tvc.evaluation.numbers import compute_dtype, from_numbers, to_numbers
 from tvc.merging import kernels
-from tvc.merging.kernels import Floats
+from tvc.merging.loops import Floats
 from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
 from tvc_store.ids import ObjectId
@@ -37,7 +37,7 @@ from tvc_store.scratch import Scratch
 
 if TYPE_CHECKING:
     from tvc.merging.arrays import ArrayMerge, Found
-    from tvc.merging.method import Part, Pass
+    from tvc.merging.passes import Part, Pass
 
 __all__ = ["WINDOW", "ComputedTensor", "merges_of"]
 

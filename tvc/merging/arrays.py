@@ -1,6 +1,6 @@
 """Merge methods for whoever has NumPy arrays: what the engine runs.
 
-It is loaded with the first merge (`tvc.merging.installed.merge_runner`), since methods are written
+It is loaded with the first merge (`tvc.merging.runner.merge_runner`), since methods are written
 in torch, whose import takes longer than most commands. Absent on purpose: where the numbers come
 from, and their types on the disk.
 """
@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tvc.merging.kernels import Floats
-from tvc.merging.method import Part, Pass, Scope, Unit
+from tvc.merging.loops import Floats
+from tvc.merging.method import Unit
 from tvc.merging.options import OptionValue
+from tvc.merging.passes import Part, Pass, Scope
 from tvc.merging.registry import find_method
 
 __all__ = ["ArrayMerge", "Found"]

@@ -6,7 +6,7 @@ from typing import Annotated, cast
 from jaxtyping import Float
 from torch import Tensor
 
-from tvc.merging.method import Options, Scope, Statistics, Unit, merge_method
+from tvc.merging.method import Unit, merge_method
 from tvc.merging.mixing import (
     Election,
     Normalize,
@@ -14,6 +14,7 @@ from tvc.merging.mixing import (
     merge_elected,
 )
 from tvc.merging.options import Choice, Number
+from tvc.merging.passes import Options, Scope, Statistics
 from tvc.merging.ranks import Ranks
 from tvc.merging.selection import magnitudes, row_thresholds, share_of, within
 from tvc.merging.sparsifying import Density, per_member, rows_of

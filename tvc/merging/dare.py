@@ -6,7 +6,7 @@ from typing import cast
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from tvc.merging.method import Statistics, merge_method
+from tvc.merging.method import merge_method
 from tvc.merging.mixing import (
     Election,
     Normalize,
@@ -14,6 +14,7 @@ from tvc.merging.mixing import (
     merge_elected,
     weighted_sum,
 )
+from tvc.merging.passes import Statistics
 from tvc.merging.sparsifying import Density, Rescale, Sizes, dropped, per_member, size_ratios
 
 __all__ = ["dare", "dare_ties"]

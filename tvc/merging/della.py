@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from tvc.merging.kernels import row_order
-from tvc.merging.method import Statistics, merge_method
+from tvc.merging.method import merge_method
 from tvc.merging.mixing import (
     Election,
     Normalize,
@@ -18,6 +18,7 @@ from tvc.merging.mixing import (
     weighted_sum,
 )
 from tvc.merging.options import Number, OptionError
+from tvc.merging.passes import Statistics
 from tvc.merging.selection import magnitudes
 from tvc.merging.sparsifying import (
     Density,

@@ -1,17 +1,11 @@
-"""The names of the installed merge methods, and the one place from which running them is loaded.
+"""The names of the installed merge methods, for completion and messages.
 
-Torch is deliberately absent: listing names imports no method, and commands that merge nothing never
-load torch, whose import takes longer than they do.
+Torch is deliberately absent: listing names imports no method. `tvc.merging.registry` loads them.
 """
 
-from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tvc.merging.arrays import ArrayMerge
-
-__all__ = ["GROUP", "merge_runner", "method_names"]
+__all__ = ["GROUP", "method_names"]
 
 GROUP = "tvc.merge_methods"
 """The entry point group that merge methods are found by."""
@@ -20,8 +14,3 @@ GROUP = "tvc.merge_methods"
 def method_names() -> tuple[str, ...]:
     """Return the names of all installed merge methods, sorted."""
     return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
-
-
-def merge_runner() -> "type[ArrayMerge]":
-    """Return the class that runs merge methods, and with it load torch."""
-    return import_module("tvc.merging.arrays").ArrayMerge

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from tvc.merging.method import Statistics, merge_method
+from tvc.merging.method import merge_method
 from tvc.merging.mixing import numbers, weighted_sum
 from tvc.merging.options import Flag, Number, Whole
+from tvc.merging.passes import Statistics
 from tvc.merging.reductions import Products
 
 __all__ = ["karcher"]

@@ -1,122 +1,43 @@
-"""The loops over elements that merges spend their time in: compiled, and as plain NumPy.
+"""The loops over elements that merges spend their time in: numbers, sums, selection and draws.
 
-Both give the same bytes: every element by the same operations in the same order, multiplied and
-added in separate steps, and sums over elements in pieces and lanes of a fixed size. The compiled
-ones (`native/`, float32 only) choose the processor's vector instructions when they are loaded. A
-NaN that arithmetic made is stored as the canonical quiet NaN, as which payload survives depends on
-the order of operands, which compilers may exchange.
-
-Absent on purpose: tensors, methods and what the numbers mean; torch is not imported.
+Each is the compiled loop where it is in use (`tvc.merging.loops`), and below it the same in plain
+NumPy, which gives the same bytes. Absent on purpose: tensors, methods and what the numbers mean;
+torch is not imported. What is done to several members at once is in `tvc.merging.elections`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from tvc.merging.loops import Floats, compiled
 from tvc_store.arrays import ByteArray
-
-try:
-    from tvc.merging import _fused
-except ImportError:  # no compiler, or no wheel for this platform, when tvc was installed
-    _fused = None
 
 __all__ = [
     "BINS",
     "COMPILED",
-    "Election",
-    "Floats",
-    "Vote",
     "add_scaled",
-    "bound",
     "collect",
     "count_high",
     "dot",
-    "drop",
-    "elect",
-    "level",
-    "levels",
     "low_rank",
     "narrow",
     "patterns",
     "row_order",
-    "spread",
     "subtract",
     "uniforms",
-    "use",
     "widen",
 ]
 
-Floats: TypeAlias = npt.NDArray[np.floating[Any]]
-"""Contiguous numbers, float32 or float64."""
-
-Vote = Literal["none", "mass", "count"]
-
-PLAIN: Final = "NumPy"
 COMPILED: Final = frozenset(["BF16", "F16", "F32"])
 """Stored types that the compiled loops read and write."""
 BINS: Final = 1 << 15
 """Counts of `count_high`: the high 16 bits of the pattern of a magnitude, whose sign is 0."""
 
 _KINDS: Final = {"BF16": 0, "F16": 1, "F32": 2}
-_VOTES: Final[dict[str, int]] = {"none": 0, "mass": 1, "count": 2}
 _PIECE: Final = 1 << 14
 _LANES: Final = 16
 _MAGNITUDE: Final = 0x7FFFFFFF
-_state = {"level": _fused.levels()[0] if _fused else PLAIN}
-
-
-def levels() -> list[str]:
-    """Return the ways that there are to run the loops here, the fastest first."""
-    return [*(_fused.levels() if _fused else []), PLAIN]
-
-
-def level() -> str:
-    """Return the way that is in use: "AVX-512", "AVX2", "plain C" or "NumPy"."""
-    return _state["level"]
-
-
-def use(name: str) -> None:
-    """Run the loops in another way; for tests and measurements, not while merges run.
-
-    Args:
-        name: One of `levels()`.
-
-    Raises:
-        ValueError: This machine has no such way.
-    """
-    if name != PLAIN:
-        if _fused is None:
-            raise ValueError(f"no {name}: the compiled loops are not installed")
-        _fused.use(name)
-    _state["level"] = name
-
-
-@dataclass(frozen=True, slots=True)
-class Election:
-    """How members are bounded, elect a sign for each element, and are merged; k members.
-
-    Args:
-        lower: Magnitudes below count as zero; one for each member.
-        upper: Magnitudes above count as zero.
-        votes: What a member's vote is multiplied by.
-        weights: What a member is multiplied by.
-        vote: What elects: the sum of values ("mass"), of signs ("count"), or nothing.
-        zero_positive: What a sum of zero elects.
-        divide: Whether the sum is divided by how many agree, or by their weights.
-        by_weights: By their weights.
-    """
-
-    lower: Sequence[float]
-    upper: Sequence[float]
-    votes: Sequence[float]
-    weights: Sequence[float]
-    vote: Vote = "mass"
-    zero_positive: bool = True
-    divide: bool = True
-    by_weights: bool = False
 
 
 def widen(raw: ByteArray, dtype: str, out: npt.NDArray[np.float32]) -> None:
@@ -127,7 +48,7 @@ def widen(raw: ByteArray, dtype: str, out: npt.NDArray[np.float32]) -> None:
         dtype: Of `COMPILED`.
         out: float32 (n,).
     """
-    if loops := _loops():
+    if loops := compiled():
         loops.convert(out, raw, _KINDS[dtype], 0)
     elif dtype == "BF16":
         np.left_shift(raw.view("<u2"), 16, out=out.view("<u4"), dtype="<u4", casting="unsafe")
@@ -143,7 +64,7 @@ def narrow(values: npt.NDArray[np.float32], dtype: str, out: ByteArray) -> None:
         dtype: Of `COMPILED`.
         out: uint8 (n * itemsize,).
     """
-    if loops := _loops():
+    if loops := compiled():
         loops.convert(out, values, _KINDS[dtype], 1)
         return
     nan = np.isnan(values)
@@ -169,7 +90,7 @@ def subtract(left: ByteArray, right: ByteArray, dtype: str, out: npt.NDArray[np.
         dtype: Of `COMPILED`.
         out: float32 (n,).
     """
-    if loops := _loops():
+    if loops := compiled():
         loops.subtract(out, left, right, _KINDS[dtype])
         return
     other = np.empty_like(out)
@@ -187,7 +108,7 @@ def add_scaled(total: Floats, part: Floats, factor: float) -> None:
         part: (n,), of the same type.
         factor: Rounded to that type.
     """
-    if loops := _loops(total):
+    if loops := compiled(total):
         loops.add_scaled(total, part, factor)
         return
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
@@ -208,7 +129,7 @@ def low_rank(
         float64 (rows, columns).
     """
     out = np.zeros((up.shape[0], down.shape[1]))
-    if loops := _loops():
+    if loops := compiled():
         loops.product(out, up, down, up.shape[1], scale)
         return out
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
@@ -229,7 +150,7 @@ def dot(left: Floats, right: Floats, total: float = 0.0) -> float:
         right: (n,), of the same type.
         total: Of what came before.
     """
-    if loops := _loops(left):
+    if loops := compiled(left):
         return loops.dot(left, right, total)
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         for start in range(0, left.size, _PIECE):
@@ -260,7 +181,7 @@ def count_high(table: npt.NDArray[np.int64], values: npt.NDArray[np.float32]) ->
         table: int64 (BINS,), added to.
         values: float32 (n,).
     """
-    if loops := _loops():
+    if loops := compiled():
         loops.count_high(table, values)
     else:
         table += np.bincount(patterns(values) >> 16, minlength=BINS)
@@ -280,76 +201,13 @@ def collect(
     Returns:
         How many are within the bounds, and how many above.
     """
-    if loops := _loops():
+    if loops := compiled():
         return loops.collect(room, values, lower, upper)
     found = patterns(values)
     inside = found[(found >= lower) & (found <= upper)]
     if inside.size <= room.size:
         room[: inside.size] = inside
     return inside.size, int(np.count_nonzero(found > upper))
-
-
-def spread(members: Sequence[Floats], out: Floats) -> None:
-    """Fill `out` with the sum, over members, of squared distances from their mean.
-
-    Args:
-        members: k times (n,), k at least 1.
-        out: (n,), of the same type.
-    """
-    if loops := _loops(out):
-        loops.spread(out, list(members))
-        return
-    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        mean = np.zeros_like(out)
-        for member in members:
-            mean += member
-        mean /= out.dtype.type(len(members))
-        out[:] = 0
-        for member in members:
-            distance = member - mean
-            out += distance * distance
-
-
-def bound(values: Floats, sizes: Floats, lower: float, upper: float) -> Floats:
-    """Return values with zeros where a magnitude lies outside of bounds; NaN lies within.
-
-    Args:
-        values: (n,).
-        sizes: Whose magnitudes are compared, in float32: the values, or others, (n,).
-        lower: Least.
-        upper: Greatest.
-    """
-    loops = _loops(values)
-    if loops and sizes.dtype == np.float32:
-        out = np.empty_like(values)
-        loops.bound(out, values, sizes, lower, upper)
-        return out
-    # In float32 also where numbers are float64: thresholds are found among float32 magnitudes.
-    compared = np.abs(sizes).astype(np.float32, copy=False)
-    outside = (compared < np.float32(lower)) | (compared > np.float32(upper))
-    return np.where(outside, values.dtype.type(0), values)
-
-
-def drop(
-    values: Floats, draws: npt.NDArray[np.float32], chances: Floats, *, divide: bool
-) -> Floats:
-    """Return values with zeros where the draw is not below the chance.
-
-    Args:
-        values: (n,).
-        draws: float32 (n,), in [0, 1).
-        chances: (n,), of the type of the values, in [0, 1].
-        divide: Divide what is left by its chance.
-    """
-    out = np.empty_like(values)
-    if loops := _loops(values):
-        loops.drop(out, values, draws, chances, divide)
-        return out
-    with np.errstate(over="ignore", under="ignore"):
-        out[:] = np.where(draws >= chances, values.dtype.type(0), values)
-        if divide:
-            out /= np.where(chances == 0, values.dtype.type(1), chances)
-    return out
 
 
 def uniforms(key: int, start: int, stop: int) -> npt.NDArray[np.float32]:
@@ -366,7 +224,7 @@ def uniforms(key: int, start: int, stop: int) -> npt.NDArray[np.float32]:
     first = start // 4
     size = 4 * (-(-stop // 4) - first)
     out = np.empty(size, np.float32)
-    if loops := _loops():
+    if loops := compiled():
         loops.uniforms(out, key, first)
     else:
         words = _philox(key, np.arange(first, first + size // 4, dtype=np.uint64))
@@ -401,70 +259,10 @@ def row_order(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
     Returns:
         uint32 (rows, columns).
     """
-    loops = _loops()
+    loops = compiled()
     if loops and values.size:
         out = np.empty(values.shape, np.uint32)
         loops.row_order(out, values, values.shape[1])
         return out
     keys = np.minimum(patterns(values), np.uint32(0x7F800001))
     return keys.argsort(axis=1, kind="stable").astype(np.uint32)
-
-
-def elect(members: Sequence[Floats], how: Election, out: Floats) -> None:
-    """Bound members, elect a sign for each element, and merge those that have it.
-
-    NaN agrees with either sign, zero with none; without an election all but zeros agree.
-
-    Args:
-        members: k times (n,).
-        how: For k members.
-        out: (n,), of the same type.
-    """
-    if loops := _loops(out):
-        numbers = np.array([how.lower, how.upper, how.votes, how.weights], np.float32)
-        loops.elect(
-            out,
-            list(members),
-            numbers,
-            _VOTES[how.vote],
-            how.zero_positive,
-            how.divide,
-            how.by_weights,
-        )
-        return
-    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        _elect(members, how, out)
-
-
-def _elect(members: Sequence[Floats], how: Election, out: Floats) -> None:
-    kind = out.dtype.type
-    bounds = zip(members, how.lower, how.upper, strict=True)
-    kept = [bound(member, member, lower, upper) for member, lower, upper in bounds]
-    votes = [member * kind(vote) for member, vote in zip(kept, how.votes, strict=True)]
-    positive = _positive(votes, how, out)
-    out[:] = 0
-    divisor = np.zeros_like(out)
-    for member, vote, weight in zip(kept, votes, how.weights, strict=True):
-        against = vote == 0 if positive is None else np.where(positive, vote <= 0, vote >= 0)
-        agrees = ~against
-        out += np.where(agrees, member * kind(weight), kind(0))
-        divisor += np.where(agrees, kind(weight if how.by_weights else 1), kind(0))
-    if how.divide:
-        out /= np.where(divisor == 0, kind(1), divisor)
-
-
-def _positive(votes: Sequence[Floats], how: Election, out: Floats) -> npt.NDArray[np.bool_] | None:
-    if how.vote == "none":
-        return None
-    tally = np.zeros_like(out)
-    for vote in votes:
-        one = out.dtype.type(1)
-        signs = (vote > 0) * one - (vote < 0) * one
-        tally += signs if how.vote == "count" else vote
-    return tally >= 0 if how.zero_positive else tally > 0
-
-
-def _loops(values: Floats | None = None):  # what it returns, the module, has no name as a type
-    """Return the compiled loops, if they are in use and made for these numbers."""
-    usable = values is None or values.dtype == np.float32
-    return _fused if usable and _state["level"] != PLAIN else None

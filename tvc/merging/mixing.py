@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tvc.merging import kernels
+from tvc.merging import elections, kernels, loops
 from tvc.merging.options import Choice, Flag
 
 __all__ = [
@@ -45,7 +45,7 @@ WeightsAfterElection = Annotated[
     bool, Flag("whether weights are left out of the election (a negative weight still negates)")
 ]
 
-_VOTES: Final[dict[str, kernels.Vote]] = {"mass": "mass", "count": "count", "none": "none"}
+_VOTES: Final[dict[str, elections.Vote]] = {"mass": "mass", "count": "count", "none": "none"}
 
 
 def numbers(tensor: Float[Tensor, " n"]) -> list[float]:
@@ -121,7 +121,7 @@ def merge_elected(
     """
     merged = torch.empty_like(members[0], memory_format=torch.contiguous_format)
     factors = numbers(weights)
-    how = kernels.Election(
+    how = elections.Election(
         lower=[0.0] * len(factors) if bounds is None else numbers(bounds[:, 0]),
         upper=[math.inf] * len(factors) if bounds is None else numbers(bounds[:, 1]),
         votes=[1.0] * len(factors) if weights_after_election else factors,
@@ -131,9 +131,9 @@ def merge_elected(
         divide=normalize != "none",
         by_weights=normalize == "weights",
     )
-    kernels.elect([_flat(member) for member in members], how, merged.reshape(-1).numpy())
+    elections.elect([_flat(member) for member in members], how, merged.reshape(-1).numpy())
     return merged
 
 
-def _flat(tensor: Tensor) -> kernels.Floats:
+def _flat(tensor: Tensor) -> loops.Floats:
     return tensor.reshape(-1).contiguous().numpy()

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from tvc.merging.method import Options, Scope, Statistics, merge_method
+from tvc.merging.method import merge_method
 from tvc.merging.mixing import mean
 from tvc.merging.options import Flag
+from tvc.merging.passes import Options, Scope, Statistics
 from tvc.merging.reductions import Products, row_dots
 from tvc.merging.sparsifying import rows_of
 

@@ -27,7 +27,7 @@ from tvc.merging.brackets import (
     whole_bins,
 )
 from tvc.merging.kernels import BINS, count_high, patterns
-from tvc.merging.method import Memory, Options, Part, Pass, Statistics
+from tvc.merging.passes import Memory, Options, Part, Pass, Statistics
 from tvc_store.errors import IntegrityError
 
 __all__ = ["Inconsistent", "Ranks"]

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from tvc.merging import kernels
-from tvc.merging.method import Options, Part, Pass, Scope
+from tvc.merging.passes import Options, Part, Pass, Scope
 
 __all__ = ["Products", "absolute_sum", "dot", "norm", "pieces", "row_dots"]
 

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tvc.merging import kernels
-from tvc.merging.method import Options, Scope, Statistics, merge_method
+from tvc.merging import elections
+from tvc.merging.method import merge_method
 from tvc.merging.mixing import merge_elected
 from tvc.merging.options import Number
+from tvc.merging.passes import Options, Scope, Statistics
 from tvc.merging.ranks import Ranks
 from tvc.merging.reductions import Products
 from tvc.merging.selection import share_of
@@ -101,7 +102,7 @@ def selected(deltas: Tensor, statistics: Statistics) -> list[Tensor]:
     threshold = float(statistics[Variances.name])
     variances = _flat_variance(deltas)
     flat = (delta.reshape(-1).contiguous().numpy() for delta in deltas)
-    kept = (kernels.bound(each, variances, threshold, math.inf) for each in flat)
+    kept = (elections.bound(each, variances, threshold, math.inf) for each in flat)
     return [torch.from_numpy(each).reshape(deltas.shape[1:]) for each in kept]  # pyright: ignore[reportUnknownMemberType]  # torch's stub is partial
 
 
@@ -109,5 +110,5 @@ def _flat_variance(deltas: Tensor) -> npt.NDArray[np.float32]:
     """Return the sum of squared distances from the mean of the members, (n,)."""
     flat = [delta.reshape(-1).contiguous().numpy() for delta in deltas]
     variance = np.empty_like(flat[0])
-    kernels.spread(flat, variance)
+    elections.spread(flat, variance)
     return variance.astype(np.float32, copy=False)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
-from tvc.merging import kernels
+from tvc.merging import elections
 from tvc.merging.brackets import BracketCount, bin_bracket
 from tvc.merging.kernels import BINS, count_high
 
@@ -86,7 +86,7 @@ def row_thresholds(values: Float32[Tensor, "rows n"], k: int) -> Float32[Tensor,
 def keep_at_least(tensor: Float[Tensor, "*shape"], threshold: float) -> Float[Tensor, "*shape"]:
     """Return the tensor with zeros where its magnitude is below the threshold; NaN is kept."""
     values = tensor.reshape(-1).contiguous().numpy()
-    kept = kernels.bound(values, values, threshold, math.inf)
+    kept = elections.bound(values, values, threshold, math.inf)
     return torch.from_numpy(kept).reshape(tensor.shape)  # pyright: ignore[reportUnknownMemberType]  # torch's stub is partial
 
 

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from tvc.merging import kernels
-from tvc.merging.method import Options, Part, Pass, Scope, Statistics
+from tvc.merging import elections
 from tvc.merging.options import Choice, Number
+from tvc.merging.passes import Options, Part, Pass, Scope, Statistics
 from tvc.merging.reductions import absolute_sum
 
 __all__ = ["Density", "Rescale", "Sizes", "dropped", "per_member", "rows_of", "size_ratios"]
@@ -65,7 +65,7 @@ def dropped(
     flat = delta.reshape(-1).contiguous().numpy()
     each = torch.as_tensor(chances, dtype=delta.dtype).expand(delta.shape).reshape(-1).contiguous()
     uniforms = draws.reshape(-1).contiguous().numpy()
-    left = kernels.drop(flat, uniforms, each.numpy(), divide=rescale == "density")
+    left = elections.drop(flat, uniforms, each.numpy(), divide=rescale == "density")
     kept = torch.from_numpy(left).reshape(delta.shape)  # pyright: ignore[reportUnknownMemberType]  # torch's stub is partial
     return kept * ratio if rescale == "l1" else kept
 

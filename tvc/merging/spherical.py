@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from tvc.merging.method import Options, Scope, Statistics, merge_method
+from tvc.merging.method import merge_method
 from tvc.merging.mixing import numbers, weighted_sum
 from tvc.merging.options import Flag, Number
+from tvc.merging.passes import Options, Scope, Statistics
 from tvc.merging.reductions import Products, row_dots
 
 __all__ = ["multislerp", "nuslerp", "slerp"]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tvc.merging.method import Options, Part, Pass, Scope, Statistics, merge_method
+from tvc.merging.method import merge_method
 from tvc.merging.mixing import (
     Election,
     Normalize,
@@ -22,6 +22,7 @@ from tvc.merging.mixing import (
     tally,
 )
 from tvc.merging.options import Choice
+from tvc.merging.passes import Options, Part, Pass, Scope, Statistics
 from tvc.merging.ranks import Ranks
 from tvc.merging.selection import keep_at_least, kth_largest, magnitudes, share_of
 from tvc.merging.sparsifying import Density, per_member

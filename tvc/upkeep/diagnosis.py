@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from tvc import __version__
-from tvc.merging import kernels
+from tvc.merging.loops import PLAIN
+from tvc.merging.loops import level as merging_level
 from tvc.repository.gateway import GitGateway
 from tvc.repository.layout import Layout, NoRepository
 from tvc_store.codecs import native
@@ -43,7 +44,7 @@ _COMPILE: Final = (
 )
 _LOOPS: Final[Mapping[str, Callable[[], str]]] = {
     "coding": native.in_use,
-    "merging": kernels.level,
+    "merging": merging_level,
 }
 # linux/fs.h: _IOW(0x94, 9, int). Python's fcntl has no name for it before 3.14.
 _FICLONE: Final = 0x40049409
@@ -138,7 +139,7 @@ def _program(folder: Path, troubles: list[Trouble]) -> Program:
     versions["git"] = _attempted(lambda: _git_version(folder), troubles)
     loops = {name: level() for name, level in _LOOPS.items()}
     for name, level in loops.items():
-        if level == kernels.PLAIN:
+        if level == PLAIN:
             text = f"{name} is done by {level}, several times slower than by the compiled loops"
             troubles.append(Trouble(text, _COMPILE))
     return Program(versions, loops, _cores())
