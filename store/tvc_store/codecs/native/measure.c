@@ -40,8 +40,11 @@ static unsigned row_size(const struct level *level, const struct layout *layout,
     uint64_t count = 0;
     for (size_t from = 0; from < n; from += 64 * step) {
         const size_t part = n - from < 64 ? n - from : 64;
-        for (size_t i = from; i < from + part; i++)
-            count += !shares || shares[i];
+        if (!shares)
+            count += part;
+        else
+            for (size_t i = from; i < from + part; i++)
+                count += shares[i] > 0;
     }
     const uint64_t mean = count ? (sum << 16) / count + 1 : 1;
     const unsigned bits = length_of(mean) - 1;
