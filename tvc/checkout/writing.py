@@ -7,7 +7,7 @@ at a time (tensors.py). Code of the source model is written only when asked for.
 import json
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -111,8 +111,7 @@ class Checkout:
     @property
     def costs(self) -> Costs:
         """What writing it takes."""
-        costs = self.plan.costs(workers=self._workers, passes=self.evaluator.passes)
-        return replace(costs, peak=self.evaluator.peak_bytes)
+        return self.plan.costs(passes=self.evaluator.passes)
 
     @property
     def work_bytes(self) -> int:

@@ -141,7 +141,6 @@ class Costs:
     Args:
         read: Bytes of tensors read and decoded, those of the extra passes included.
         write: Bytes of tensors written.
-        peak: Largest number of bytes that one tensor's arithmetic holds at a time.
         copied: Number of tensors copied.
         restored: Number of tensors restored.
         combined: Number of tensors computed.
@@ -149,7 +148,6 @@ class Costs:
 
     read: int
     write: int
-    peak: int
     copied: int
     restored: int
     combined: int
@@ -179,25 +177,19 @@ class Plan:
         """Return the ids of all tensors that running the plan reads."""
         return frozenset(ref.id for action in self.actions.values() for ref in leaves(action))
 
-    def costs(self, *, workers: int = 1, passes: int = 0) -> Costs:
-        """Estimate what running the plan takes.
+    def costs(self, *, passes: int = 0) -> Costs:
+        """Count what running the plan takes.
 
         Args:
-            workers: Tensors computed at a time.
             passes: Times that all combined tensors are read before they are computed.
         """
         kinds = [type(action) for action in self.actions.values()]
         read = write = 0
-        held: list[int] = []
         for action in self.actions.values():
-            once = sum(ref.spec.nbytes for ref in leaves(action))
-            combine = isinstance(action, Combine)
-            read += once * (1 + passes) if combine else once
+            once = sum({ref.id: ref.spec.nbytes for ref in leaves(action)}.values())
+            read += once * (1 + passes) if isinstance(action, Combine) else once
             write += spec_of(action).nbytes
-            held.append(_held(action) if combine else 2 * once)
-        peak = sum(sorted(held)[-workers:])
-        counts = (kinds.count(Copy), kinds.count(Restore), kinds.count(Combine))
-        return Costs(read, write, peak, *counts)
+        return Costs(read, write, kinds.count(Copy), kinds.count(Restore), kinds.count(Combine))
 
 
 def spec_of(action: Action) -> TensorSpec:
@@ -226,10 +218,3 @@ def _leaves_of_sum(terms: tuple[Scaled, ...]) -> Iterator[TensorRef]:
             case Merged(members=members):
                 for member in members:
                     yield from _leaves_of_sum(member.terms)
-
-
-def _held(action: Combine) -> int:
-    """Bytes held while combining: some of the result's size, the widest merge's members twice."""
-    wide = 8 if action.spec.dtype == "F64" else 4
-    members = [len(t.delta.members) for t in action.terms if isinstance(t.delta, Merged)]
-    return action.spec.numel * wide * (5 + 2 * max(members, default=0)) + action.spec.nbytes

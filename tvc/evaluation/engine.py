@@ -36,7 +36,7 @@ __all__ = ["Evaluator", "Source", "WrongSpec", "run_each"]
 Item = TypeVar("Item")
 
 _FRAME: Final = 4 << 20
-_WORK: Final = 16 << 20
+_WORK: Final = 48 << 20
 """Bytes that a worker holds besides tensors: windows, tables of counts, frames being decoded."""
 
 

@@ -116,7 +116,7 @@ def _say_plan(planned: Checkout, recipe: str, *, as_json: bool) -> None:
             "tensor_passes": planned.evaluator.tensor_passes,
             "read_bytes": costs.read,
             "write_bytes": sum(spec.nbytes for spec in planned.specs.values()),
-            "peak_bytes": costs.peak,
+            "peak_bytes": planned.evaluator.peak_bytes,
         }
         click.echo(json.dumps(facts, indent=2))
         return
@@ -129,7 +129,7 @@ def _say_plan(planned: Checkout, recipe: str, *, as_json: bool) -> None:
         click.echo(f"passes   {passes}")
     click.echo(f"read     {format_bytes(costs.read)}")
     click.echo(f"write    {format_bytes(sum(s.nbytes for s in planned.specs.values()))}")
-    click.echo(f"memory   {format_bytes(costs.peak)} at most for tensors")
+    click.echo(f"memory   {format_bytes(planned.evaluator.peak_bytes)} at most for tensors")
 
 
 def _passes(planned: Checkout) -> str:
