@@ -27,6 +27,8 @@ KEPT_BYTES: Final = 112 << 20
 _RUN: Final = 64
 _RUN_DISTANCE: Final = 6000
 """Elements: a hundredth is sampled."""
+_RARELY: Final = 16
+"""Pieces of a streamed tensor of which one more is sampled."""
 
 
 class Source(Protocol):
@@ -145,7 +147,7 @@ class Leaves:
         that all rows and columns are met.
 
         Args:
-            pieces: From how many pieces they come where the tensor is streamed.
+            pieces: From how many pieces, at most, they come where the tensor is streamed.
         """
         specs = {ref.spec for ref in self._refs.values()}
         if len(specs) != 1 or next(iter(specs)).numel != self._numel:
@@ -155,6 +157,7 @@ class Leaves:
             runs = [[_runs(data, width)] for data in self._in_memory().values()]
         else:
             count = -(-self._numel * width // FRAME_BYTES)
+            pieces = min(pieces, 1 + count // _RARELY)  # each costs as much as it does in a pass
             only = {(2 * i + 1) * count // (2 * pieces) for i in range(pieces)}
             seen = [
                 [_runs(piece, width) for piece in each]
