@@ -20,7 +20,7 @@ __all__ = ["rows"]
 def rows(work: Path, *, small: bool) -> list[Row]:
     """Measure merge methods; see tests/benchmarks/__main__.py."""
     peer = environment(work, "mergekit", install=not small)
-    with setting_of(work, "tiny" if small else "1.1b", group="methods") as setting:
+    with setting_of(work, "tiny" if small else "50m", group="methods") as setting:
         setting.make()
         repository = setting.repository()
         setting.stock(repository)
