@@ -54,7 +54,7 @@ def test_the_small_form_prints_every_ratio(group: str, work: Path) -> None:
         # Peers are not installed here, or not to be had; nothing else may lack a figure.
         missing = re.search("is not installed|source only", behind)
         assert ratio != "n/a" or missing, f"{what}: {behind}"
-    assert not list((work / "scratch").iterdir())
+    assert not list((work / "scratch").glob("*"))
 
 
 def test_an_unknown_group_is_refused() -> None:
