@@ -1,5 +1,6 @@
 """The engine against the definitions, written plainly; and against lists that lie."""
 
+import dataclasses
 import itertools
 from fractions import Fraction
 
@@ -25,6 +26,7 @@ from tvc.domain.vector import Factors
 from tvc.evaluation.bits import changed_elements
 from tvc.evaluation.draws import Draws
 from tvc.evaluation.engine import Evaluator, WrongSpec, run_each
+from tvc.evaluation.memory import MemberMemory
 from tvc.evaluation.numbers import from_numbers, to_numbers
 from tvc.merging import loops
 from tvc_store.cache import Cache
@@ -417,3 +419,26 @@ def test_what_a_pass_over_a_vector_counted_is_remembered(tmp_path):
         path.chmod(0o644)
         path.write_bytes(path.read_bytes()[:-3] + b"abc")
     assert run(fifth, cache)[0] == plain
+
+
+def test_what_was_counted_of_weighted_members_is_not_taken_for_others(tmp_path):
+    cache = Cache(tmp_path / "cache")
+    tensors = vector_ties(Shelf(), Fraction(1, 5)).merges["key"]
+    doubled = {
+        name: dataclasses.replace(
+            merged,
+            members=tuple(dataclasses.replace(m, weight=Fraction(2)) for m in merged.members),
+        )
+        for name, merged in tensors.items()
+    }
+
+    def memory(of, kind, *, weighted):
+        return MemberMemory(cache, of, 9, kind=kind, weighted=weighted)
+
+    counts = np.arange(4)
+    memory(tensors, "a", weighted=True).keep(0, "high", counts)
+    assert np.array_equal(memory(tensors, "a", weighted=True).recall(0, "high", 4), counts)
+    assert memory(doubled, "a", weighted=True).recall(0, "high", 4) is None
+    assert memory(tensors, "b", weighted=True).recall(0, "high", 4) is None
+    memory(tensors, "a", weighted=False).keep(0, "low", counts)
+    assert np.array_equal(memory(doubled, "a", weighted=False).recall(0, "low", 4), counts)

@@ -24,6 +24,7 @@ from tvc.merging.runner import merge_runner
 from tvc_store.arrays import ByteArray
 from tvc_store.cache import Cache
 from tvc_store.dtypes import TensorSpec
+from tvc_store.header import FRAME_BYTES
 from tvc_store.ordered import DEPTH
 from tvc_store.scratch import Scratch
 
@@ -35,7 +36,6 @@ __all__ = ["Evaluator", "Source", "WrongSpec", "run_each"]
 
 Item = TypeVar("Item")
 
-_FRAME: Final = 4 << 20
 _WORK: Final = 48 << 20
 """Bytes that a worker holds besides tensors: windows, tables of counts, frames being decoded."""
 
@@ -126,7 +126,14 @@ class Evaluator:
             for kind in merge.passes("vector"):
                 counting = merge.counting(kind, numel=self._plan.numel, earlier=self._found[key])
                 tensors = self._plan.merges[key]
-                again = counting.begin(MemberMemory(self._cache, tensors, self._plan.numel))
+                memory = MemberMemory(
+                    self._cache,
+                    tensors,
+                    self._plan.numel,
+                    kind=f"{kind.__module__}.{kind.__qualname__}",
+                    weighted=not merge.takes_weights,
+                )
+                again = counting.begin(memory)
                 if again:
                     self._observe_samples(tensors, kind, counting)
                 while again:
@@ -216,7 +223,7 @@ class Evaluator:
         """Return about how many bytes computing a tensor holds."""
         if not isinstance(action, Combine):
             # Its frames and its base's, those that are read ahead.
-            return 2 * min(DEPTH * _FRAME, action.tensor.spec.nbytes)
+            return 2 * min(DEPTH * FRAME_BYTES, action.tensor.spec.nbytes)
         merges = [self._merges[each.key] for each in merges_of(action.terms)]
         refs = {ref.id: ref.spec.nbytes for ref in leaves(action)}
         kept = sum(refs.values())
@@ -226,7 +233,7 @@ class Evaluator:
             return kept + action.spec.numel * wide * (4 + 2 * members)
         if kept <= KEPT_BYTES and any(merge.passes("tensor") for merge in merges):
             return kept + _WORK
-        return min(kept, 2 * len(refs) * _FRAME) + _WORK
+        return min(kept, 2 * len(refs) * FRAME_BYTES) + _WORK
 
 
 def _runner(merged: Merged) -> "ArrayMerge":
