@@ -7,6 +7,7 @@ from, and their types on the disk.
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -47,18 +48,18 @@ class ArrayMerge:
         self._method.check_members(len(weights), self.options)
         self._weights = torch.tensor(list(weights), dtype=torch.float64)
 
-    @property
+    @cached_property
     def unit(self) -> Unit:
         """What the method has to see at once."""
         return self._method.unit(self.options)
 
-    @property
+    @cached_property
     def wants(self) -> frozenset[str]:
         """What the method, or one of its passes, is supplied with."""
         passes = (*self.passes("tensor"), *self.passes("vector"))
         return self._method.wants.union(*(each.wants for each in passes))
 
-    @property
+    @cached_property
     def takes_weights(self) -> bool:
         """Whether members are to be given without their weights."""
         return "weights" in self._method.wants

@@ -7,6 +7,7 @@ has a `Part` of its own, and parts come in any order: they count, since integer 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
@@ -54,8 +55,11 @@ class Part(ABC):
         """
 
 
+@dataclass(kw_only=True, eq=False)
 class Pass(ABC):
     """One pass over a tensor or a vector; see the module's docstring.
+
+    What a kind of pass counts in, it makes in `__post_init__`.
 
     Args:
         members: k.
@@ -71,20 +75,14 @@ class Pass(ABC):
     wants: ClassVar[frozenset[str]] = frozenset()
     """What its parts are supplied with, of `base` and `uniforms`."""
 
-    def __init__(
-        self,
-        *,
-        members: int,
-        numel: int,
-        options: Options,
-        weights: Tensor,
-        earlier: Statistics,
-    ) -> None:
-        self.members = members
-        self.numel = numel
-        self.options = options
-        self.weights = weights
-        self.earlier = earlier
+    members: int
+    numel: int
+    options: Options
+    weights: Tensor
+    earlier: Statistics
+
+    def __post_init__(self) -> None:  # noqa: B027 -- not every pass has something to begin with
+        """Begin."""
 
     @classmethod
     @abstractmethod

@@ -27,7 +27,7 @@ from tvc.merging.brackets import (
     whole_bins,
 )
 from tvc.merging.kernels import BINS, count_high, patterns
-from tvc.merging.passes import Memory, Options, Part, Pass, Statistics
+from tvc.merging.passes import Memory, Part, Pass
 from tvc_store.errors import IntegrityError
 
 __all__ = ["Inconsistent", "Ranks"]
@@ -47,20 +47,9 @@ class Ranks(Pass):
     needs_nonzero: ClassVar[bool] = False
     """Whether ranks depend on how many elements are not zero."""
 
-    def __init__(
-        self,
-        *,
-        members: int,
-        numel: int,
-        options: Options,
-        weights: Tensor,
-        earlier: Statistics,
-    ) -> None:
-        super().__init__(
-            members=members, numel=numel, options=options, weights=weights, earlier=earlier
-        )
+    def __post_init__(self) -> None:
         self.rows = self.ranked_rows()
-        self._remembering = self.scope(options) == "vector"
+        self._remembering = self.scope(self.options) == "vector"
         self._memory: Memory | None = None
         self._samples: list[_Sample] = []
         self._counted = _Counted(self, [], high=False)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tvc.merging import kernels
 from tvc.merging.passes import Options, Part, Pass, Scope
 
-__all__ = ["Products", "absolute_sum", "dot", "norm", "pieces", "row_dots"]
+__all__ = ["Products", "absolute_sum", "dot", "pieces", "row_dots"]
 
 _PIECE = 1 << 14
 """Elements summed at once; torch splits a reduction from 2**15 elements on."""
@@ -25,11 +25,6 @@ def dot(left: Tensor, right: Tensor, total: float = 0.0) -> float:
     """Return a total plus the sum of products of two tensors of one shape."""
     a, b = left.reshape(-1).contiguous(), right.reshape(-1).contiguous()
     return kernels.dot(a.numpy(), b.numpy(), total)
-
-
-def norm(tensor: Tensor) -> float:
-    """Return the Euclidean norm."""
-    return dot(tensor, tensor) ** 0.5
 
 
 def absolute_sum(tensor: Tensor, total: float = 0.0) -> float:

@@ -94,19 +94,8 @@ class Majority(Pass):
 
     name = "majority"
 
-    def __init__(
-        self,
-        *,
-        members: int,
-        numel: int,
-        options: Options,
-        weights: Tensor,
-        earlier: Statistics,
-    ) -> None:
-        super().__init__(
-            members=members, numel=numel, options=options, weights=weights, earlier=earlier
-        )
-        self.thresholds: list[float] = numbers(earlier[Thresholds.name][:, 0])
+    def __post_init__(self) -> None:
+        self.thresholds: list[float] = numbers(self.earlier[Thresholds.name][:, 0])
         self._lead = 0
 
     @classmethod
