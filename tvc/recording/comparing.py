@@ -3,13 +3,13 @@
 Neither is ever held whole. Absent on purpose: where either comes from.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from tvc.domain.snapshot import TensorRef
+from tvc.evaluation.bits import differing_elements
 from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
 from tvc_store.ids import ObjectId, TensorHasher
@@ -17,7 +17,6 @@ from tvc_store.ids import ObjectId, TensorHasher
 __all__ = ["Comparison"]
 
 _NOTHING: Final = np.empty(0, np.uint8)
-_COMPARED: Final = 1 << 17  # elements at a time
 
 
 class Comparison:
@@ -70,14 +69,14 @@ class Comparison:
         if base is not None and self._known and self._known.id == self._base:
             # The parent is the base, which who stores the difference has read: once is enough.
             self._verified = True
-            self.changed += _differing(frame, base, self._spec.itemsize)
+            self.changed += differing_elements(frame, base, self._spec.itemsize)
             return
         while frame.size and self._spec.dtype == self._parent.dtype:
             block = self._next()
             size = min(frame.size, block.size)
             if not size:
                 break  # the parent has fewer rows
-            self.changed += _differing(frame[:size], block[:size], self._spec.itemsize)
+            self.changed += differing_elements(frame[:size], block[:size], self._spec.itemsize)
             frame, self._block = frame[size:], block[size:]
         self.changed += frame.size // self._spec.itemsize
 
@@ -111,14 +110,3 @@ class Comparison:
             if self._hasher:
                 self._hasher.update(self._block)
         return self._block
-
-
-def _differing(one: ByteArray, other: ByteArray, itemsize: int) -> int:
-    width = np.dtype(f"u{itemsize}")
-    pairs = zip(_parts(one.view(width)), _parts(other.view(width)), strict=True)
-    return sum(int(np.count_nonzero(a != b)) for a, b in pairs)
-
-
-def _parts(elements: npt.NDArray[np.unsignedinteger]) -> Iterator[npt.NDArray[np.unsignedinteger]]:
-    """Cut what is compared, so that what comes of it stays in a cache."""
-    return (elements[at : at + _COMPARED] for at in range(0, elements.size, _COMPARED))
