@@ -68,12 +68,6 @@ class Cache:
             self._make_room()
             write_durably(self._place(key), [blake3(stored).digest(), stored])
 
-    def clear(self) -> None:
-        """Forget everything."""
-        with contextlib.suppress(OSError):
-            for path in self._path.iterdir():
-                path.unlink()
-
     def _make_room(self) -> None:
         """Forget what was not used for longest, where there is too much."""
         entries = list(self._path.iterdir())
