@@ -11,10 +11,14 @@ LAYERS = {
     "tvc.domain": 1,
     "tvc.merging": 2,
     "tvc.evaluation": 2,
+    "tvc.optimizers": 2,
+    "tvc.dialogues": 3,
     "tvc.models": 3,
     "tvc.repository": 3,
+    "tvc.behaviours": 4,
     "tvc.checkout": 4,
     "tvc.recording": 4,
+    "tvc.training": 4,
     "tvc.upkeep": 4,
     "tvc.versioning": 4,
     "tvc.cli": 5,
@@ -106,7 +110,9 @@ def test_only_the_repository_knows_git() -> None:
 
 def test_arithmetic_knows_no_files() -> None:
     files = ("git", "glob", "io", "os", "pathlib", "shutil", "subprocess", "tempfile")
-    assert not importers_of(*files, among=in_packages("tvc.merging", "tvc.evaluation"))
+    assert not importers_of(
+        *files, among=in_packages("tvc.merging", "tvc.evaluation", "tvc.optimizers")
+    )
 
 
 def test_only_the_command_line_talks_and_listens() -> None:

@@ -1,0 +1,1 @@
+"""What behaviours models show: suites, rates with intervals, and searches by them."""

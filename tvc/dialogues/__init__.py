@@ -1,0 +1,1 @@
+"""Chat data: rows, rendering, mixing, generation, and verifiers of what was said."""

@@ -1,0 +1,1 @@
+"""Training: a behaviour becomes a model folder, a difference, and their provenance."""
