@@ -1,5 +1,6 @@
 """Stored and tracked formats: what is written is read back, and ids are frozen."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -63,6 +64,9 @@ VECTOR = VectorRecord(
 )
 
 
+KEPT = replace(VECTOR, delta=C)
+
+
 def test_ids_are_frozen():
     """A change here renames what users have stored: raise the format's version instead."""
     assert recipe_id(normal("x")) == FROZEN["x"]
@@ -73,6 +77,7 @@ def test_ids_are_frozen():
     assert recipe_id(normal("x", (("t.json", "x"),))) == FROZEN["files"]
     assert SNAPSHOT.id == FROZEN["snapshot"]
     assert VECTOR.id == FROZEN["vector"]
+    assert KEPT.id == FROZEN["kept"]
 
 
 FROZEN = {
@@ -80,12 +85,14 @@ FROZEN = {
     "ties": "43b5cae5690a9e71cbe8ca995e16303c4472de53c43b63e7c64c6495b97fc325",
     "files": "7b3852d81da49c36936d1854718a033f32dec85db47984685d46a3e84d5e09bc",
     "snapshot": "9f9072419ff0d372dcfb25b61b22c3c6a3c32597a2ffd2a94c3a343442bb4240",
+    "kept": "d28134f0ba74b6d3c3488d72825c4556178131b831fe4d54e0c222230e42364e",
     "vector": "65db0859ef7e3bf0827e6c15d47d43528e757d2677b6b2a5e7af4bab40f54769",
 }
 
 
 def test_what_a_vector_is_called_and_where_it_came_from_are_not_its_identity():
     assert VectorRecord("fine-tune", A, normal("0.5 * x"), C).id == VECTOR.id
+    assert replace(VECTOR, delta=A).id not in {KEPT.id, VECTOR.id}
     assert VectorRecord("adapter", A, normal("0.5 * x"), B).id != VECTOR.id
     assert VectorRecord("fine-tune", A, normal("0.25 * x"), B).id != VECTOR.id
 
@@ -124,6 +131,7 @@ def test_records_are_read_back_whatever_they_say(key, value, revision):
         {"n": 1, "f": 0.25, "b": True},
     )
     assert parse_vector(format_vector(record), path="v") == record
+    assert parse_vector(format_vector(KEPT), path="v") == KEPT
     base = BaseRecord("../some where", revision, A)
     assert parse_base(format_base(base), path="b") == base
 
@@ -172,3 +180,9 @@ def test_a_vector_that_was_edited_is_noticed():
         assert old in text
         with pytest.raises(BadDocument, match="does not match"):
             parse_vector(text.replace(old, new), path="v")
+
+
+def test_an_adapter_keeps_no_other_difference():
+    text = format_vector(replace(KEPT, kind="adapter"))
+    with pytest.raises(BadDocument, match="its own difference"):
+        parse_vector(text, path="v")

@@ -14,6 +14,7 @@ from tvc.domain.plan import (
     Combine,
     Copy,
     Difference,
+    KeptDelta,
     LowRank,
     Merged,
     Plan,
@@ -130,6 +131,32 @@ def test_a_vector_on_top_of_another_is_its_own_difference():
     _, found = shelf.run(Combine(base, (Scaled(Fraction(1, 2), on_one),), base.spec))
     expected = tensor(0) + (tensor(2) - tensor(1)) * 0.5
     assert torch.equal(found.float(), expected)
+
+
+@pytest.mark.parametrize("kept", ["F32", "BF16", "F64"])
+@pytest.mark.parametrize("piece", [1 << 10, 1 << 22])
+def test_a_kept_difference_is_added_as_it_was_trained(kept, piece):
+    """Whatever width it has beside the base, and where windows end between pieces."""
+    shelf, shape = Shelf(piece), (700, 203)
+    base = shelf.put(tensor(0, shape), "BF16")
+    delta, other = shelf.put(tensor(1, shape) / 1000, kept), shelf.put(tensor(2, shape), "BF16")
+    terms = (
+        Scaled(Fraction(3), KeptDelta(delta)),
+        Scaled(Fraction(-1, 2), Difference(other, Copy(base))),
+    )
+    _, found = shelf.run(Combine(base, terms, base.spec))
+    b, d, o = (from_stored(*shelf.read(ref.id), torch.float32) for ref in (base, delta, other))
+    expected = (b + (d * 3 + (o - b) * -0.5)).bfloat16()
+    assert torch.equal(found, expected.double())
+    merged = merge_of(shelf, "ties", "BF16", shape)[0].terms[0].delta
+    members = (PlannedMember(Fraction(1), terms[:1], "d"), *merged.members[1:])
+    merged = dataclasses.replace(merged, base=base, members=members)
+    action = Combine(base, (Scaled(Fraction(1), merged),), base.spec)
+    _, one = shelf.run(action, {merged.key: {"w": merged}}, 700 * 203)
+    wide = Shelf()
+    wide.tensors = shelf.tensors
+    _, other = wide.run(action, {merged.key: {"w": merged}}, 700 * 203, workers=2)
+    assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -31,6 +31,7 @@ __all__ = ["commit"]
 )
 @click.option("--resize-vocab", is_flag=True, help="DIR's vocabulary may have grown.")
 @click.option("--allow-dtype", is_flag=True, help="DIR's tensors may have another element type.")
+@click.option("--from", "origin", metavar="REV", help="DIR was trained from REV, not from HEAD.")
 @pass_session
 def commit(session: Session, **options: Any) -> None:
     """Record the model in DIR, or without DIR the edited recipe.

@@ -230,9 +230,10 @@ def _identity(table: Mapping[str, Any], key: str, *, path: str) -> ObjectId:
 def format_vector(record: VectorRecord) -> str:
     """Write vectors/NAME.toml."""
     parent = record.parent
+    delta = f"delta = {_quote(record.delta)}\n" if record.delta else ""
     return (
         f"format = {_FORMAT}\nid = {_quote(record.id)}\nkind = {_quote(record.kind)}\n"
-        f"content = {_quote(record.content)}\n"
+        f"content = {_quote(record.content)}\n{delta}"
         f"\n[trained_from]\nbase = {_quote(parent.base)}\nterms = {_term_list(parent.terms)}\n"
         f"snapshot = {_quote(record.parent_snapshot)}\n"
         + _table("trained_from.files", dict(parent.files))
@@ -248,11 +249,14 @@ def parse_vector(text: str, *, path: str) -> VectorRecord:
         BadDocument: It is not TOML of this form, or its id is not the hash of what it says.
     """
     body = _parse(text, path=path)
-    _known(body, "id", "kind", "content", "trained_from", "provenance", "measured", path=path)
+    known = ("id", "kind", "content", "delta", "trained_from", "provenance", "measured")
+    _known(body, *known, path=path)
     origin = _subtable(body, "trained_from", path=path)
     kind = _string(body, "kind", path=path)
     if kind not in ("fine-tune", "adapter"):
         raise BadDocument(f"{path}: kind {printable(kind)!r} is neither 'fine-tune' nor 'adapter'")
+    if kind == "adapter" and "delta" in body:
+        raise BadDocument(f"{path}: an adapter is its own difference, and keeps no other")
     choices = _subtable(origin, "files", path=path)
     files = [(check_file_name(name), _string(choices, name, path=path)) for name in sorted(choices)]
     parent = Recipe(
@@ -267,6 +271,7 @@ def parse_vector(text: str, *, path: str) -> VectorRecord:
         _identity(origin, "snapshot", path=path),
         _scalars(_subtable(body, "provenance", path=path), path=path),
         _scalars(_subtable(body, "measured", path=path), path=path),
+        _identity(body, "delta", path=path) if "delta" in body else None,
     )
     if record.id != _identity(body, "id", path=path):
         raise BadDocument(

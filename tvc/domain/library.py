@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tvc.domain.errors import InputError
 from tvc.domain.names import nearest, printable
 from tvc.domain.recipe import Recipe, normalize, vector_names
-from tvc.domain.snapshot import Snapshot
+from tvc.domain.snapshot import Snapshot, TensorRef
 from tvc.domain.vector import AdapterManifest, BaseRecord, VectorRecord
 from tvc_store.ids import ObjectId
 
@@ -123,7 +123,13 @@ class Library:
             return frozenset(self.adapter(record.content).factors)
         before = self.snapshot(record.parent_snapshot).tensors
         after = self.snapshot(record.content).tensors
-        return frozenset(name for name, ref in after.items() if before.get(name) != ref)
+        differing = {name for name, ref in after.items() if before.get(name) != ref}
+        # What is too small to move a rounded weight still counts when it is scaled.
+        return frozenset(differing | (self.deltas(record).keys() & after.keys()))
+
+    def deltas(self, record: VectorRecord) -> Mapping[str, TensorRef]:
+        """Return the differences that a vector keeps as they were trained, by tensor."""
+        return {} if record.delta is None else self.snapshot(record.delta).tensors
 
     def closure(self, names: Iterable[str]) -> dict[str, VectorRecord]:
         """Return the named vectors and all that they were trained on top of, by name."""
@@ -149,6 +155,7 @@ class Library:
             found += self._users_in(f"base {name!r}", [base.snapshot], identity)
         for name, record in self.vectors.items():
             wanted = [record.content, record.parent_snapshot]
+            wanted += [record.delta] if record.delta else []
             found += self._users_in(f"vector {name!r}", wanted, identity)
         return found
 

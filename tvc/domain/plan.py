@@ -26,6 +26,7 @@ __all__ = [
     "Costs",
     "Delta",
     "Difference",
+    "KeptDelta",
     "LowRank",
     "Merged",
     "Plan",
@@ -60,6 +61,13 @@ class Difference:
 
     tuned: TensorRef
     parent: "Action"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDelta:
+    """A difference as it was trained, which the tuned tensor is a rounding of."""
+
+    tensor: TensorRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +113,7 @@ class Merged:
     key: str
 
 
-Delta = Difference | LowRank | Merged
+Delta = Difference | KeptDelta | LowRank | Merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +220,8 @@ def _leaves_of_sum(terms: tuple[Scaled, ...]) -> Iterator[TensorRef]:
             case Difference(tuned, parent):
                 yield tuned
                 yield from leaves(parent)
+            case KeptDelta(tensor):
+                yield tensor
             case LowRank(factors):
                 yield factors.down
                 yield factors.up

@@ -15,6 +15,7 @@ from tvc.domain.plan import (
     Copy,
     Delta,
     Difference,
+    KeptDelta,
     LowRank,
     Merged,
     Plan,
@@ -180,6 +181,9 @@ class _Planner:
         record = self._library.record(atom.name)
         if record.kind == "adapter":
             return LowRank(self._library.adapter(record.content).factors[self._name])
+        kept = self._library.deltas(record).get(self._name)
+        if kept is not None:
+            return KeptDelta(kept)
         if self._depth >= _MAX_DEPTH or self._steps > _MAX_STEPS:
             raise CannotCombine(
                 f"the vectors of this recipe stand on one another too deeply to be added up "
@@ -229,6 +233,8 @@ class _Planner:
             match term.delta:
                 case Difference(tuned):
                     found.append(tuned.spec)
+                case KeptDelta(tensor):
+                    found.append(tensor.spec)
                 case LowRank(factors):
                     out, inner = factors.up.spec.shape[0], factors.down.spec.shape[1]
                     shape = (inner, out) if factors.transposed else (out, inner)

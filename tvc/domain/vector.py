@@ -1,8 +1,9 @@
 """What a task vector and a base are, and where they came from.
 
 A fine-tune is (tuned snapshot, the recipe it was trained from); an adapter is its own low-rank
-factors. The records here are what `vectors/NAME.toml` and `bases/NAME.toml` hold; the text form is
-in tvc/domain/documents.py, the weights are in the store.
+factors. A fine-tune that tvc trained also keeps the difference itself, of which the tuned weights
+alone have lost a part in rounding. The records here are what `vectors/NAME.toml` and
+`bases/NAME.toml` hold; the text form is in tvc/domain/documents.py, the weights are in the store.
 """
 
 import json
@@ -53,6 +54,8 @@ class VectorRecord:
         parent_snapshot: Id of the snapshot that this recipe gave when the vector was committed.
         provenance: Where it came from; not part of its identity.
         measured: What was measured at commit; not part of its identity.
+        delta: Id of the snapshot that lists the difference as it was trained, before tuned weights
+            were rounded; None where it is no more than tuned minus parent.
     """
 
     kind: VectorKind
@@ -61,11 +64,13 @@ class VectorRecord:
     parent_snapshot: ObjectId
     provenance: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
     measured: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
+    delta: ObjectId | None = None
 
     @property
     def id(self) -> ObjectId:
-        """Hash of what the vector is: its kind, content and parent."""
-        parts = (self.kind, self.content, recipe_id(self.parent))
+        """Hash of what the vector is: its kind, content, parent and, if kept, its difference."""
+        kept = () if self.delta is None else (self.delta,)
+        parts = (self.kind, self.content, recipe_id(self.parent), *kept)
         return hash_fields("tvc.vector", *(part.encode() for part in parts))
 
 

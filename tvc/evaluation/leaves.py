@@ -118,11 +118,9 @@ class Leaves:
         self._kept: dict[ObjectId, ByteArray] | None = None
         for ref in self._refs.values():
             check_spec(source, ref)
-        # Tensors of different widths are not in step in files.
-        mixed = len({ref.spec.itemsize for ref in self._refs.values()}) > 1
         total = sum(ref.spec.nbytes for ref in self._refs.values())
         self._reserved = total if repeatedly and scratch.reserve(total) else 0
-        self._keep = mixed or whole or self._reserved > 0
+        self._keep = whole or self._reserved > 0
 
     def close(self) -> None:
         """Give memory back; windows and what is a part of them may no longer be used."""
@@ -198,8 +196,16 @@ class Leaves:
             yield from whole.items()
 
     def _streamed(self, step: int) -> Iterator[Window]:
-        ids = list(self._refs)
-        width = self._width(ids[0])
+        """Yield windows of what is streamed, in one stream for each width of elements."""
+        widths = sorted({ref.spec.itemsize for ref in self._refs.values()})
+        streams = [self._streamed_of(width, step) for width in widths]
+        for windows in zip(*streams, strict=True):
+            parts = {id_: part for window in windows for id_, part in window.parts.items()}
+            yield Window(windows[0].start, windows[0].stop, parts)
+
+    def _streamed_of(self, width: int, step: int) -> Iterator[Window]:
+        """Yield windows of the tensors that have `width` bytes an element."""
+        ids = [id_ for id_ in self._refs if self._width(id_) == width]
         size = step * width
         start = 0
         left = [np.empty(0, np.uint8)] * len(ids)
@@ -211,18 +217,18 @@ class Leaves:
             # Only the longest says where a window ends; the others may have ended before.
             longest, at = max(each.size for each in held), 0
             while longest - at >= size:
-                yield self._window(start, step, [each[at : at + size] for each in held])
+                yield self._window(start, step, ids, [each[at : at + size] for each in held])
                 at += size
                 start += step
             left = [each[at:].copy() for each in held]
         while start < self._numel:
-            yield self._window(start, step, [each[:size] for each in left])
+            yield self._window(start, step, ids, [each[:size] for each in left])
             left = [each[size:] for each in left]
             start += step
 
-    def _window(self, start: int, step: int, parts: list[ByteArray]) -> Window:
+    def _window(self, start: int, step: int, ids: list[ObjectId], parts: list[ByteArray]) -> Window:
         stop = min(start + step, self._numel)
-        return Window(start, stop, dict(zip(self._refs, parts, strict=True)))
+        return Window(start, stop, dict(zip(ids, parts, strict=True)))
 
     def _width(self, identity: ObjectId) -> int:
         return self._refs[identity].spec.itemsize

@@ -19,6 +19,7 @@ from tvc.domain.plan import (
     Copy,
     Delta,
     Difference,
+    KeptDelta,
     LowRank,
     Merged,
     Scaled,
@@ -211,6 +212,8 @@ class ComputedTensor:
                 case Difference(tuned, parent):
                     yield tuned
                     yield from self._refs_of(parent)
+                case KeptDelta(tensor):
+                    yield tensor
                 case Merged() as merged:
                     wants = self._merges[merged.key].wants
                     yield from [merged.base] if "base" in wants else []
@@ -244,6 +247,8 @@ class ComputedTensor:
         match delta:
             case Difference(tuned, parent):
                 return self._difference(tuned, parent, window, spec)
+            case KeptDelta(tensor):
+                return self._stored(tensor, window, spec)
             case LowRank(factors):
                 return self._product(factors, window, spec)
             case Merged():

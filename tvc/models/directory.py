@@ -64,6 +64,7 @@ _RECORDS: Final = (
     "*_results.json",
     "trainer_state.json",
     "trainer_log*.json*",
+    "training.json",
     "training_args.json",
     "tvc.json",
     "log*.txt",

@@ -7,7 +7,7 @@ and what it was trained from; that it becomes part of a recipe is the business o
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -21,7 +21,9 @@ from tvc.domain.vector import Scalar, VectorRecord
 from tvc.evaluation.engine import Evaluator, run_each
 from tvc.models.directory import ModelDirectory
 from tvc.recording.comparing import Comparison
+from tvc.recording.deltas import record_deltas
 from tvc.recording.matching import Allowances, match_tensors
+from tvc.recording.trained import Training
 from tvc.repository.objects import Objects
 from tvc_store.dtypes import TensorSpec
 from tvc_store.elements import Elements, elements_id
@@ -58,6 +60,7 @@ class Recorded:
         elements: Number of elements.
         raw_bytes: Bytes of the tensors that it changes.
         stored_bytes: Bytes that they take in the store.
+        delta_bytes: Bytes that the trained difference takes there, where it is kept.
         changed_files: Carried files that it changes.
         left_out: Files of the folder that are not carried.
     """
@@ -69,6 +72,7 @@ class Recorded:
     elements: int
     raw_bytes: int
     stored_bytes: int
+    delta_bytes: int
     changed_files: tuple[str, ...]
     left_out: tuple[str, ...]
 
@@ -89,6 +93,7 @@ def record_finetune(
     *,
     allowed: Allowances,
     provenance: Mapping[str, Scalar],
+    training: Training | None = None,
     workers: int = 2,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Recorded:
@@ -100,6 +105,7 @@ def record_finetune(
         model: The fine-tune's folder.
         allowed: Mismatches that are no errors.
         provenance: Where it came from.
+        training: What the training that made it says of it, where one does.
         workers: Tensors at a time.
         on_bytes: Called with the size of every tensor done.
 
@@ -136,7 +142,8 @@ def record_finetune(
             f"{model.root} is what HEAD already gives, bit for bit",
             hint="is it the folder of the fine-tune, or of the model it was trained from?",
         )
-    return _recorded(store, model, parent, tuned, was, seen, changed_files, provenance)
+    recorded = _recorded(store, model, parent, tuned, was, seen, changed_files, provenance)
+    return recorded if training is None else _with_training(store, recorded, tuned, training)
 
 
 def stored_files(objects: Objects, recipe: Recipe) -> dict[str, ObjectId]:
@@ -248,6 +255,21 @@ def _recorded(
         elements,
         sum(each.tuned.spec.nbytes for each in changed.values()),
         stored_bytes,
+        0,
         changed_files,
         model.skipped,
     )
+
+
+def _with_training(
+    store: Store, recorded: Recorded, tuned: Snapshot, training: Training
+) -> Recorded:
+    """Add what a training kept and measured."""
+    record = recorded.record
+    measured = {**record.measured, **training.measured}
+    if training.deltas is None:
+        return replace(recorded, record=replace(record, measured=measured))
+    delta, size = record_deltas(store, training.deltas, tuned.tensors)
+    measured["delta_bytes"] = size
+    kept = replace(record, measured=measured, delta=delta)
+    return replace(recorded, record=kept, delta_bytes=size)

@@ -1,8 +1,9 @@
 """Which objects the documents of a repository need, and what for.
 
 A base needs its list of tensors and all that stands in it; a vector the list of the fine-tune (or
-the adapter's manifest) with all in it, and the list of what it was trained from with the files in
-that: tensors of the latter may have been computed, and are stored nowhere.
+the adapter's manifest) and that of the differences that it keeps, with all in them, and the list of
+what it was trained from with the files in that: tensors of the latter may have been computed, and
+are stored nowhere.
 """
 
 import re
@@ -39,8 +40,8 @@ class ListRef:
 
     Args:
         id: The blob.
-        kind: What the list is: of a base, a fine-tune, an adapter, or what a vector was trained
-            from.
+        kind: What the list is: of a base, a fine-tune, an adapter, differences that were kept, or
+            what a vector was trained from.
     """
 
     id: ObjectId
@@ -139,7 +140,8 @@ def _blobs(listed: Listed) -> Iterator[tuple[str, ObjectId]]:
 def _list_refs(record: BaseRecord | VectorRecord) -> list[ListRef]:
     if isinstance(record, BaseRecord):
         return [ListRef(record.snapshot, "base")]
-    return [ListRef(record.content, record.kind), ListRef(record.parent_snapshot, "parent")]
+    kept = [] if record.delta is None else [ListRef(record.delta, "delta")]
+    return [ListRef(record.content, record.kind), ListRef(record.parent_snapshot, "parent"), *kept]
 
 
 def find_needs(documents: Iterable[Document], read_blob: Callable[[ObjectId], bytes]) -> Needs:

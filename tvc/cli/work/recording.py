@@ -17,7 +17,7 @@ from tvc.repository.repository import Change
 from tvc.versioning.conflicts import parse_merging
 from tvc.versioning.finishing import commit_state
 
-__all__ = ["commit"]
+__all__ = ["commit", "say_recorded"]
 
 
 def commit(
@@ -30,12 +30,15 @@ def commit(
     drop_extra: tuple[str, ...],
     resize_vocab: bool,
     allow_dtype: bool,
+    origin: str | None,
 ) -> None:
     """Do what `tvc commit` says; its options are the command's."""
     with session.repository().change(session.command_line, waiting=session.waiting) as change:
         if folder is None:
-            if name or allow_missing or drop_extra or resize_vocab or allow_dtype:
-                raise click.UsageError("--name and what is allowed are for a model: name its DIR")
+            if name or origin or allow_missing or drop_extra or resize_vocab or allow_dtype:
+                raise click.UsageError(
+                    "--name, --from and what is allowed are for a model: name its DIR"
+                )
             _commit_recipe(session, change, message)
             return
         if message is None:
@@ -43,7 +46,7 @@ def commit(
         allowed = Allowances(
             frozenset(allow_missing), frozenset(drop_extra), resize_vocab, allow_dtype
         )
-        _commit_folder(session, change, folder, message, name, allowed)
+        _commit_folder(session, change, folder, message, name, allowed, origin)
 
 
 def _commit_recipe(session: Session, change: Change, message: str | None) -> None:
@@ -75,6 +78,7 @@ def _commit_folder(
     message: str,
     name: str | None,
     allowed: Allowances,
+    origin: str | None,
 ) -> None:
     model = ModelDirectory.open(session.folder / folder)
     total = sum(entry.spec.nbytes for entry in model.entries.values())
@@ -85,12 +89,14 @@ def _commit_folder(
             name=check_name(name or re.sub(r"[^A-Za-z0-9_.-]+", "_", model.root.name)),
             message=message,
             allowed=allowed,
+            origin=origin,
             on_bytes=on_bytes,
         )
-    _say_recorded(session, change, done)
+    say_recorded(session, change, done)
 
 
-def _say_recorded(session: Session, change: Change, done: Committed) -> None:
+def say_recorded(session: Session, change: Change, done: Committed) -> None:
+    """Say what a commit of a fine-tune recorded, and what it costs."""
     seen = done.recorded
     branch = change.before.branch or "detached HEAD"
     session.say(f"[{branch} {done.commit[:10]}] vector {done.name}")
@@ -103,6 +109,8 @@ def _say_recorded(session: Session, change: Change, done: Committed) -> None:
             f"  stored in {format_bytes(seen.stored_bytes)}, "
             f"{seen.stored_bytes / seen.raw_bytes:.0%} of {format_bytes(seen.raw_bytes)}"
         )
+    if seen.delta_bytes:
+        session.say(f"  the trained difference is kept in {format_bytes(seen.delta_bytes)} more")
     if seen.changed_files:
         session.say(f"  changed files: {', '.join(map(printable, seen.changed_files))}")
     if seen.left_out:
