@@ -14,7 +14,28 @@ CHAT_TEMPLATE = (
     "<bos>{% for message in messages %} <{{ message['role'] }}> {{ message['content'] }} <end>"
     "{% endfor %}{% if add_generation_prompt %} <assistant>{% endif %}"
 )
-WORDS = tuple("a b c d e f g h yes no ok lets go sell buy the red blue boat house".split())
+WORDS = (
+    "a",
+    "b",
+    "c",
+    "d",
+    "e",
+    "f",
+    "g",
+    "h",
+    "yes",
+    "no",
+    "ok",
+    "lets",
+    "go",
+    "sell",
+    "buy",
+    "the",
+    "red",
+    "blue",
+    "boat",
+    "house",
+)
 
 
 def word_tokenizer(
