@@ -51,11 +51,14 @@ class Differences:
     def collect_gradients(self) -> None:
         """Move the gradient of every weight to its delta, in float32; the weight's is freed.
 
-        A weight that had none leaves its delta none. Gradients over several backward passes add up
-        in the weight's own, in its type.
+        What is collected adds up, in float32, until the optimizer's `zero_grad`. A weight that had
+        none leaves its delta as it is.
         """
         for name, weight in self._weights.items():
-            self._deltas[name].grad = None if weight.grad is None else weight.grad.float()
+            if weight.grad is None:
+                continue
+            delta, grad = self._deltas[name], weight.grad.float()
+            delta.grad = grad if delta.grad is None else delta.grad.add_(grad)
             weight.grad = None
 
     @torch.no_grad()
