@@ -16,10 +16,9 @@ from tiny_models import (
     gradients,
     tiny,
 )
-from transformers.cache_utils import DynamicCache
 
 from tvc.dialogues.example import Example
-from tvc.training.prefix import Prefix, UnsupportedModel, freeze
+from tvc.training.prefix import Prefix, UnsupportedModel, freeze, new_cache
 from tvc.training.tiers import Tier, decision_logits, decision_loss
 
 BATCH = [
@@ -181,7 +180,7 @@ def test_nothing_is_written(name: str) -> None:
 
 
 def encoded(model: Any, *, length: int) -> Prefix:
-    cache = DynamicCache(config=model.config)
+    cache = new_cache(model.config)
     with torch.no_grad():
         model(input_ids=torch.arange(4, 4 + length)[None], past_key_values=cache, use_cache=True)
     return freeze(cache, rows=[0])
@@ -204,8 +203,8 @@ def test_a_window_keeps_only_what_it_sees() -> None:
 
 
 def test_an_empty_cache_is_refused() -> None:
-    cache = DynamicCache(config=tiny("llama").config)
-    with pytest.raises(UnsupportedModel, match="leaves all of the cache's layers empty"):
+    cache = new_cache(tiny("llama").config)
+    with pytest.raises(UnsupportedModel, match="leaves layers of its cache empty"):
         freeze(cache, rows=[0])
 
 

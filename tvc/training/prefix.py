@@ -12,8 +12,10 @@ from typing import Any, Final, NoReturn, cast
 
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 from transformers.cache_utils import (
     Cache,
+    DummyLayer,
     DynamicCache,
     DynamicLayer,
     DynamicSlidingWindowLayer,
@@ -22,7 +24,7 @@ from transformers.cache_utils import (
 
 from tvc.domain.errors import InputError
 
-__all__ = ["Prefix", "UnsupportedModel", "freeze"]
+__all__ = ["Prefix", "UnsupportedModel", "freeze", "new_cache"]
 
 
 class UnsupportedModel(InputError):
@@ -121,60 +123,55 @@ _LAYERS: Final[dict[type, Callable[[Any, Tensor | None], Any]]] = {
     DynamicLayer: _Attention,
     DynamicSlidingWindowLayer: _Sliding,
     LinearAttentionLayer: _Linear,
+    # Of layers without attention: it holds nothing.
+    DummyLayer: lambda layer, _rows: layer,
 }
 """By the exact class of transformers' layer: a subclass may hold more than these know of."""
+
+
+def new_cache(config: PretrainedConfig) -> DynamicCache:
+    """Return an empty cache for contexts, all of whose layers can be frozen.
+
+    Raises:
+        UnsupportedModel: A layer is of another kind than full attention, sliding windows or linear
+            attention.
+    """
+    try:
+        cache = DynamicCache(config=config)
+    except KeyError as error:
+        _unfreezable(config, f"layers of kind {error}, which have no known cache")
+    for kind in {layer.__class__ for layer in cast("list[Any]", cache.layers)} - _LAYERS.keys():
+        _unfreezable(config, f"layers with a {kind.__name__}")
+    return cache
 
 
 def freeze(cache: DynamicCache, *, rows: Sequence[int]) -> Prefix:
     """Return what a cache holds, for reading, with its contexts repeated.
 
     Args:
-        cache: Filled by one forward pass without gradient, and not used after this.
-        rows: For each row of the batch that will read it, the row of its context in the cache.
+        cache: Made by `new_cache`, filled by one forward pass, and not used after this.
+        rows: For each row of the batch that will read it, the row of its context in the cache;
+            each of these at least once.
 
     Raises:
-        UnsupportedModel: A layer of the cache is of another kind than full attention, sliding
-            windows or linear attention, or was left empty by the model.
+        UnsupportedModel: The model left a layer of the cache empty.
     """
-    first = next(layer for layer in _tensors(cache))
-    same = list(rows) == list(range(first.shape[0]))
-    chosen = None if same else torch.tensor(rows, device=first.device)
-    return Prefix(layers=[_frozen(layer, chosen) for layer in cast("list[Any]", cache.layers)])
+    chosen = None if list(rows) == list(range(len(rows))) else torch.tensor(rows)
+    layers = cast("list[Any]", cache.layers)
+    return Prefix(layers=[_LAYERS[layer.__class__](layer, chosen) for layer in layers])
 
 
-def _tensors(cache: DynamicCache) -> list[Tensor]:
-    """Return one tensor of each layer that has any."""
-    found: list[Tensor | None] = []
-    for layer in cast("list[Any]", cache.layers):
-        linear = isinstance(layer, LinearAttentionLayer)
-        found.append(layer.conv_states[0] if linear else getattr(layer, "keys", None))
-    tensors = [tensor for tensor in found if tensor is not None]
-    if not tensors:
-        _unfilled("all")
-    return tensors
-
-
-def _frozen(layer: Any, rows: Tensor | None) -> Any:
-    make = _LAYERS.get(layer.__class__)
-    if make is None:
-        raise UnsupportedModel(
-            f"its layers keep a {type(layer).__name__}, which cannot be frozen",
-            hint="train with --tier full or --tier checkpointed",
-        )
-    return make(layer, rows)
+def _unfreezable(config: PretrainedConfig, what: str) -> NoReturn:
+    raise UnsupportedModel(
+        f"{config.model_type}: a context cannot be frozen in {what}",
+        hint="--tier full and --tier checkpointed need no cache",
+    )
 
 
 def _stored(tensor: Tensor | None) -> Tensor:
     if tensor is None:
-        _unfilled("some")
+        raise UnsupportedModel("its forward pass leaves layers of its cache empty")
     return tensor.detach()
-
-
-def _unfilled(which: str) -> NoReturn:
-    raise UnsupportedModel(
-        f"its forward pass leaves {which} of the cache's layers empty, so no context can be frozen",
-        hint="train with --tier full or --tier checkpointed",
-    )
 
 
 def _chosen(tensor: Tensor, rows: Tensor | None) -> Tensor:

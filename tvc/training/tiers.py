@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
 
 from tvc.dialogues.example import Example
 from tvc.training.batches import (
@@ -35,7 +34,7 @@ from tvc.training.batches import (
     whole_rows,
 )
 from tvc.training.modes import checkpointing, evaluating
-from tvc.training.prefix import Prefix, freeze
+from tvc.training.prefix import Prefix, freeze, new_cache
 
 __all__ = ["Loss", "Tier", "choose_tier", "decision_logits", "decision_loss"]
 
@@ -157,7 +156,7 @@ def _encode(model: PreTrainedModel, contexts: Batch, decisions: Decisions) -> Pr
 
     Not under `inference_mode`: its tensors cannot be saved for a backward pass.
     """
-    cache = DynamicCache(config=model.config)
+    cache = new_cache(model.config)
     with torch.no_grad(), evaluating(model):
         _forward(model, contexts, cache=cache, last=1, use_cache=True)
     return freeze(cache, rows=decisions.rows)
