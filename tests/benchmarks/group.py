@@ -25,6 +25,7 @@ TITLES: Final[Mapping[str, str]] = {
     "memory": "Memory",
     "growth": "Many fine-tunes of one base",
     "startup": "Commands that only look",
+    "apollo": "Apollo's steps",
 }
 """By name of a group: its title in the results, in their order."""
 
@@ -37,6 +38,7 @@ GROUPS: Final[Mapping[str, str]] = {
     "memory": "memory",
     "growth": "growth",
     "startup": "startup",
+    "apollo": "optimizers",
 }
 """By name of a group: the module that has its `rows(work, *, small)`."""
 

@@ -31,6 +31,7 @@ ASKED = {
     "memory": ["peak memory of commit, tiny", "peak memory of checkout, ties by vector, above"],
     "growth": ["8 fine-tunes of 7.7 MB: stored bytes of each", "CPU: tvc log --all, 8"],
     "startup": ["wall: tvc status against python"],
+    "apollo": ["state bytes: Apollo, rank 256", "CPU: Apollo, rank 1, against AdamW, foreach"],
 }
 
 
