@@ -79,6 +79,7 @@ def test_the_displacement_of_a_float32_run_is_kept_exactly():
         weight.grad, reference.grad = grad.clone(), grad.float()
         differences.collect_gradients()
         optimizer.step()
+        optimizer.zero_grad()
         plain.step()
         differences.write_weights()
     assert torch.equal(differences.state_dict()["w"], reference.detach())
@@ -116,17 +117,21 @@ def test_what_is_frozen_is_left_alone():
         Differences(module.named_parameters())
 
 
-def test_a_weight_without_a_gradient_leaves_none():
+def test_gradients_add_up_in_float32_until_they_are_zeroed():
     module = model()
     differences = Differences(module.named_parameters())
-    module[0](torch.ones(1, 6).bfloat16()).sum().backward()
-    differences.collect_gradients()
     deltas = dict(differences.named_parameters())
+    one, small = torch.ones_like(module[0].bias), torch.full_like(module[0].bias, 2**-12)
+    for grad in (one, small, small):  # in bfloat16, 1 + 2**-12 is 1
+        module[0].bias.grad = grad.clone()
+        differences.collect_gradients()
+    assert deltas["0.bias"].grad.dtype == torch.float32
+    assert torch.equal(deltas["0.bias"].grad, torch.full((10,), 1 + 2**-11))
     assert deltas["2.weight"].grad is None
-    assert deltas["0.weight"].grad.dtype == torch.float32
-    module[2](torch.ones(1, 10).bfloat16()).sum().backward()
+    for delta in deltas.values():
+        delta.grad = None
     differences.collect_gradients()
-    assert deltas["0.weight"].grad is None  # that of the step before is not used again
+    assert deltas["0.bias"].grad is None
 
 
 def test_a_saved_difference_resumes_to_identical_weights():

@@ -116,6 +116,7 @@ def check_differences():
                 weight.grad = grad
             differences.collect_gradients()
             optimizer.step()
+            optimizer.zero_grad()
             differences.write_weights()
         deltas[model] = differences.state_dict()
     compare("differences", deltas[shared].items(), deltas[alone].items())
