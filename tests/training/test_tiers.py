@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import whole_logits
 from tiny_models import (
@@ -109,7 +109,13 @@ def kept(model: Any, tier: Tier) -> int:
     return sum(sizes.values())
 
 
+@pytest.fixture(scope="module", params=["mistral-window", "qwen3.5"])
+def model(request: pytest.FixtureRequest) -> Any:
+    return tiny(request.param)
+
+
 @each_tier
+@settings(max_examples=30)
 @given(
     shape=st.lists(
         st.tuples(st.integers(1, 12), st.lists(st.integers(1, 4), min_size=1, max_size=3)),
@@ -117,8 +123,7 @@ def kept(model: Any, tier: Tier) -> int:
         max_size=4,
     )
 )
-def test_any_batch_is_the_sum_of_its_decisions(tier: Tier, shape: Any) -> None:
-    model = tiny("mistral-window")
+def test_any_batch_is_the_sum_of_its_decisions(model: Any, tier: Tier, shape: Any) -> None:
     batch = [example(context, *decisions, seed=i) for i, (context, decisions) in enumerate(shape)]
     found = loss(model, batch, tier)
     assert found.tokens == sum(sum(decisions) for _, decisions in shape)

@@ -17,8 +17,9 @@ from tvc.dialogues.example import Example
 
 __all__ = ["Batch", "Decisions", "decisions_of", "frozen_contexts", "live_segments", "whole_rows"]
 
-_LEAST_LIVE = 2
-"""Of one token, the fused kernels of linear attention have no backward pass."""
+_LEAST = 2
+"""Columns of a pass with a cache: of one, the fused kernels of linear attention have no backward
+pass, and transformers takes it for a token whatever the mask says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +70,20 @@ def decisions_of(examples: Sequence[Example]) -> Decisions:
     return Decisions(rows, contexts, decisions)
 
 
-def frozen_contexts(examples: Sequence[Example], *, pad: int, device: torch.device) -> Batch | None:
+def frozen_contexts(examples: Sequence[Example], *, pad: int, device: torch.device) -> Batch:
     """Return all of each context but its last token, a row an example, padded on the left.
 
     The last token is what the first token of a decision is predicted from, so it is not frozen.
+    A context of one token becomes a row of padding: a pass is made for every batch, since processes
+    that share a model out have to make the same number of passes.
 
     Args:
         examples: At least one.
         pad: Id of any token, for padding.
         device: Of the tensors.
-
-    Returns:
-        None where every context is one token.
     """
     frozen = [example.context[:-1] for example in examples]
-    return _left_padded(frozen, pad=pad, device=device) if any(frozen) else None
+    return _left_padded(frozen, least=_LEAST, pad=pad, device=device)
 
 
 def whole_rows(decisions: Decisions, *, pad: int, device: torch.device) -> tuple[Batch, Tensor]:
@@ -100,14 +100,14 @@ def whole_rows(decisions: Decisions, *, pad: int, device: torch.device) -> tuple
         longest), bool.
     """
     pairs = zip(decisions.contexts, decisions.decisions, strict=True)
-    batch = _left_padded([c + d[:-1] for c, d in pairs], pad=pad, device=device)
+    batch = _left_padded([c + d[:-1] for c, d in pairs], least=1, pad=pad, device=device)
     lengths = _lengths(decisions, device)
     column = torch.arange(decisions.longest, device=device)
     return batch, column >= decisions.longest - lengths[:, None]
 
 
 def live_segments(
-    decisions: Decisions, contexts: Batch | None, *, pad: int, device: torch.device
+    decisions: Decisions, contexts: Batch, *, pad: int, device: torch.device
 ) -> tuple[Batch, Tensor]:
     """Return the last token of each context and its decision, padded on the right.
 
@@ -122,15 +122,13 @@ def live_segments(
         which of its columns predict a decision's token, (rows, width), bool.
     """
     pairs = zip(decisions.contexts, decisions.decisions, strict=True)
-    width = max(decisions.longest, _LEAST_LIVE)
+    width = max(decisions.longest, _LEAST)
     live = [[c[-1], *d[:-1]] + [pad] * (width - len(d)) for c, d in pairs]
     starts = torch.tensor([len(c) - 1 for c in decisions.contexts], device=device)
     column = torch.arange(width, device=device)
     there = column < _lengths(decisions, device)[:, None]
-    mask = there.long()
-    if contexts is not None:
-        rows = torch.tensor(decisions.rows, device=device)
-        mask = torch.cat([contexts.mask[rows], mask], dim=1)
+    rows = torch.tensor(decisions.rows, device=device)
+    mask = torch.cat([contexts.mask[rows], there.long()], dim=1)
     return Batch(torch.tensor(live, device=device), mask, starts[:, None] + column), there
 
 
@@ -138,8 +136,10 @@ def _lengths(decisions: Decisions, device: torch.device) -> Tensor:
     return torch.tensor([len(decision) for decision in decisions.decisions], device=device)
 
 
-def _left_padded(sequences: Sequence[tuple[int, ...]], *, pad: int, device: torch.device) -> Batch:
-    width = max(map(len, sequences))
+def _left_padded(
+    sequences: Sequence[tuple[int, ...]], *, least: int, pad: int, device: torch.device
+) -> Batch:
+    width = max(least, *map(len, sequences))
     tokens = [[pad] * (width - len(each)) + list(each) for each in sequences]
     padding = torch.tensor([width - len(each) for each in sequences], device=device)[:, None]
     positions = torch.arange(width, device=device) - padding

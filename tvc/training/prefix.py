@@ -88,8 +88,7 @@ class _Linear(LinearAttentionLayer):
         self.conv_states = {**self._inputs}
         # Convolutions without a recurrence have none.
         self.recurrent_states = {
-            i: None if x is None else _chosen(x.detach(), rows)
-            for i, x in layer.recurrent_states.items()
+            i: None if x is None else _chosen(x, rows) for i, x in layer.recurrent_states.items()
         }
         self.conv_kernel_size = dict(layer.conv_kernel_size)
         self.is_conv_states_initialized = dict(layer.is_conv_states_initialized)
@@ -149,7 +148,8 @@ def freeze(cache: DynamicCache, *, rows: Sequence[int]) -> Prefix:
     """Return what a cache holds, for reading, with its contexts repeated.
 
     Args:
-        cache: Made by `new_cache`, filled by one forward pass, and not used after this.
+        cache: Made by `new_cache`, filled by one forward pass without gradient, and not used
+            after this.
         rows: For each row of the batch that will read it, the row of its context in the cache;
             each of these at least once.
 
@@ -171,7 +171,7 @@ def _unfreezable(config: PretrainedConfig, what: str) -> NoReturn:
 def _stored(tensor: Tensor | None) -> Tensor:
     if tensor is None:
         raise UnsupportedModel("its forward pass leaves layers of its cache empty")
-    return tensor.detach()
+    return tensor
 
 
 def _chosen(tensor: Tensor, rows: Tensor | None) -> Tensor:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
 
 from tvc.dialogues.example import Example
 from tvc.training.batches import (
@@ -137,18 +138,16 @@ def decision_logits(
     """
     device = model.device
     decisions = decisions_of(examples)
-    frozen = tier is Tier.FROZEN_CONTEXT
-    twice = checkpoint_decisions if frozen else tier is Tier.CHECKPOINTED
-    contexts = frozen_contexts(examples, pad=pad, device=device) if frozen else None
-    prefix = None if contexts is None else _encode(model, contexts, decisions)
+    if tier is Tier.FROZEN_CONTEXT:
+        contexts = frozen_contexts(examples, pad=pad, device=device)
+        batch, predicting = live_segments(decisions, contexts, pad=pad, device=device)
+        prefix, last, twice = _encode(model, contexts, decisions), 0, checkpoint_decisions
+    else:
+        batch, predicting = whole_rows(decisions, pad=pad, device=device)
+        prefix, last, twice = None, decisions.longest, tier is Tier.CHECKPOINTED
     with checkpointing(model) if twice else nullcontext():
-        if frozen:
-            batch, predicting = live_segments(decisions, contexts, pad=pad, device=device)
-            logits = _logits(model, batch, prefix=prefix, last=0)
-        else:
-            batch, predicting = whole_rows(decisions, pad=pad, device=device)
-            logits = _logits(model, batch, prefix=None, last=decisions.longest)
-    return logits[predicting], torch.tensor(decisions.targets, device=device)
+        output = _forward(model, batch, cache=prefix, last=last)
+    return output.logits[predicting], torch.tensor(decisions.targets, device=device)
 
 
 def _encode(model: PreTrainedModel, contexts: Batch, decisions: Decisions) -> Prefix:
@@ -158,24 +157,18 @@ def _encode(model: PreTrainedModel, contexts: Batch, decisions: Decisions) -> Pr
     """
     cache = new_cache(model.config)
     with torch.no_grad(), evaluating(model):
-        _forward(model, contexts, cache=cache, last=1, use_cache=True)
+        _forward(model, contexts, cache=cache, last=1)
     return freeze(cache, rows=decisions.rows)
 
 
-def _logits(model: PreTrainedModel, batch: Batch, *, prefix: Prefix | None, last: int) -> Tensor:
-    """Return logits of the last columns (all for 0), (rows, columns, vocabulary)."""
-    return _forward(model, batch, cache=prefix, last=last, use_cache=False).logits
-
-
-def _forward(
-    model: PreTrainedModel, batch: Batch, *, cache: Any, last: int, use_cache: bool
-) -> Any:
+def _forward(model: PreTrainedModel, batch: Batch, *, cache: Cache | None, last: int) -> Any:
+    """Run a batch through the model, with logits of the last columns (of all for 0)."""
     return model(
         input_ids=batch.tokens,
         attention_mask=batch.mask,
         position_ids=batch.positions,
         past_key_values=cache,
-        use_cache=use_cache,
+        use_cache=isinstance(cache, DynamicCache),  # a `Prefix` is read whatever this says
         logits_to_keep=last,
         return_dict=True,
     )
