@@ -25,6 +25,7 @@ LAYERS = {
 }
 SIDEWAYS = {
     ("tvc.evaluation", "tvc.merging"): "the engine runs the merge methods",
+    ("tvc.training", "tvc.recording"): "a training ends in the record that a commit reads",
     ("tvc.dialogues", "tvc.models"): "folders and JSON are checked before transformers reads them",
 }
 """Imports inside a layer from one package to another, each with its reason."""

@@ -4,7 +4,6 @@ It lies in the repository's private folder and is removed afterwards; what a kil
 removed by the next one. Its lock is the kernel's, so nobody's folder is removed while in use.
 """
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -18,6 +17,7 @@ from tvc.repository.layout import Layout
 from tvc.repository.objects import Objects, open_objects
 from tvc.repository.state import State
 from tvc_store.durable import make_folder, write_errors
+from tvc_store.lock import Lock, Locked
 
 __all__ = ["checked_out"]
 
@@ -63,24 +63,20 @@ def checked_out(
 def _own(folder: Path) -> Generator[Path]:
     """Yield a new folder that is locked while the context lasts, and remove it."""
     place = folder / f"{os.getpid()}-{secrets.token_hex(4)}"
-    with write_errors(place):
-        place.mkdir()
-        lock = os.open(place / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-        os.close(lock)
+    lock = place.with_suffix(_LOCK)
+    with Lock.exclusive(lock, command="read a checkout"):
+        try:
+            with write_errors(place):
+                place.mkdir()
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def _remove_left(folder: Path) -> None:
     """Remove what killed processes left."""
-    for place in folder.iterdir():
-        with suppress(OSError):
-            lock = os.open(place / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(place, ignore_errors=True)
-            finally:
-                os.close(lock)
+    for lock in folder.glob(f"*{_LOCK}"):
+        with suppress(Locked), Lock.exclusive(lock, command="remove a checkout"):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)

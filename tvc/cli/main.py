@@ -62,6 +62,7 @@ _COMMANDS: Final = {
     "rebase": Lazy("tvc.cli.replaying:rebase", "Put the recipe on another base model."),
     "undo": Lazy("tvc.cli.operations:undo", "Take back the last command."),
     "op": Lazy("tvc.cli.operations:op", "List operations, or go back to one."),
+    "train": Lazy("tvc.cli.training:train", "Train a behaviour, and commit it as a vector."),
     "checkout": Lazy("tvc.cli.checkout:checkout", "Write a model directory."),
     "fsck": Lazy("tvc.cli.upkeep:fsck", "Check every object, and mend what can be mended."),
     "gc": Lazy("tvc.cli.upkeep:gc", "Remove objects that nothing needs."),
@@ -83,6 +84,7 @@ _SECTIONS: Final = {
         "undo",
         "op",
     ],
+    "Train": ["train"],
     "Write a model": ["checkout"],
     "Keep in order": ["fsck", "gc", "doctor", "completion"],
 }

@@ -11,7 +11,7 @@ import click
 from tvc.cli.lazy import load
 from tvc.cli.session import Session
 
-__all__ = ["byte_progress", "format_bytes", "progress_of"]
+__all__ = ["byte_progress", "format_bytes", "progress_of", "step_progress"]
 
 _PLAIN_SECONDS = 10.0
 
@@ -49,6 +49,39 @@ def progress_of(session: Session, what: str) -> Generator[Callable[[int], Callab
     """Yield a function that, told of a number of bytes, shows progress until the context ends."""
     with ExitStack() as stack:
         yield lambda total: stack.enter_context(byte_progress(session, what, total))
+
+
+@contextmanager
+def step_progress(session: Session, what: str, total: int) -> Generator[Callable[[int, str], None]]:
+    """Show how far work in steps is, and yield the function that is told of steps done.
+
+    Args:
+        session: Says whether to show anything.
+        what: What is done, for a person: `training`.
+        total: Steps in all.
+    """
+    if session.quiet:
+        yield lambda _done, _note: None
+    elif sys.stderr.isatty():
+        with load("tvc.cli.bars:step_bar")(what, max(total, 1)) as tell:
+            yield tell
+    else:
+        yield _PlainSteps(what, total).tell
+
+
+class _PlainSteps:
+    """Prints a line every ten seconds, with what there is to say of the step."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what = what
+        self._total = total
+        self._told = time.monotonic()
+
+    def tell(self, done: int, note: str) -> None:
+        now = time.monotonic()
+        if now - self._told >= _PLAIN_SECONDS:
+            self._told = now
+            click.echo(f"{self._what}: {done} of {self._total}, {note}", err=True)
 
 
 class _PlainProgress:

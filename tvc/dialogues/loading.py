@@ -4,28 +4,30 @@ The folder is opened as tvc opens models first, so that headers, links and pickl
 before transformers sees them. Absent: where the folder comes from.
 """
 
-import logging
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, cast
 
 import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from tvc.domain.errors import InputError
 from tvc.domain.names import printable
 from tvc.models.directory import ModelDirectory
 
-__all__ = ["CannotLoad", "Loaded", "load_model"]
+__all__ = ["CannotLoad", "Loaded", "load_model", "load_tokenizer", "quiet"]
 
-_SHOWN = 3
+_SHOWN: Final = 3
+_ONLY_THIS: Final[Mapping[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
 
 
 class CannotLoad(InputError):
@@ -58,18 +60,45 @@ def load_model(folder: Path, *, dtype: torch.dtype | None = None) -> Loaded:
         NotAModel: It is no model directory.
     """
     ModelDirectory.open(folder)
-    only_this: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     automatic: Any = AutoModelForCausalLM  # its signatures are decorators', which say nothing
-    with _quiet(), _explained(folder):
-        tokenizer = _tokenizer(folder, only_this)
+    with quiet(), _explained(folder):
+        tokenizer = _tokenizer(folder)
         model, found = automatic.from_pretrained(
             folder,
             dtype=dtype or "auto",
             use_safetensors=True,
             output_loading_info=True,
-            **only_this,
+            **_ONLY_THIS,
         )
     _check_filled(folder, found)
+    return Loaded(model.eval(), tokenizer)
+
+
+def load_tokenizer(folder: Path) -> tuple[PreTrainedTokenizerBase, tuple[int, ...]]:
+    """Load a model's tokenizer without its weights.
+
+    Returns:
+        The tokenizer, with an id for padding, and the ids that end a turn by the model's own word
+        (generation_config.json).
+
+    Raises:
+        CannotLoad: There is none.
+        NotAModel: It is no model directory.
+    """
+    ModelDirectory.open(folder)
+    with quiet(), _explained(folder):
+        tokenizer = _tokenizer(folder)
+        ends: object = None
+        if (folder / "generation_config.json").is_file():
+            config: Any = GenerationConfig
+            ends = config.from_pretrained(folder, **_ONLY_THIS).eos_token_id
+    several = cast("list[object]", ends) if isinstance(ends, list) else [ends]
+    return tokenizer, tuple(each for each in several if isinstance(each, int))
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    automatic: Any = AutoTokenizer
+    tokenizer: PreTrainedTokenizerBase = automatic.from_pretrained(folder, **_ONLY_THIS)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise CannotLoad(
@@ -77,12 +106,7 @@ def load_model(folder: Path, *, dtype: torch.dtype | None = None) -> Loaded:
                 hint="name one in tokenizer_config.json",
             )
         tokenizer.pad_token = tokenizer.eos_token
-    return Loaded(model.eval(), tokenizer)
-
-
-def _tokenizer(folder: Path, only_this: dict[str, Any]) -> PreTrainedTokenizerBase:
-    automatic: Any = AutoTokenizer
-    return automatic.from_pretrained(folder, **only_this)
+    return tokenizer
 
 
 def _check_filled(folder: Path, found: dict[str, Any]) -> None:
@@ -110,12 +134,14 @@ def _explained(folder: Path) -> Generator[None]:
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
-    """Keep transformers' reports off the terminal: what matters of them is raised."""
-    logger = logging.getLogger("transformers")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+def quiet() -> Generator[None]:
+    """Keep transformers' reports and bars off the terminal: what matters of them is raised."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()

@@ -163,7 +163,7 @@ def free_name(state: State, name: str) -> None:
         (n for n in (*state.vectors, *state.bases) if n.casefold() == name.casefold()), None
     )
     if taken is not None:
-        raise NameTaken(f"{taken!r} is the name of something else here", hint="choose a --name")
+        raise NameTaken(f"{taken!r} is the name of something else here", hint="choose another name")
 
 
 def with_vector(state: State, name: str, record: VectorRecord) -> State:

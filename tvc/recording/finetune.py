@@ -23,7 +23,7 @@ from tvc.models.directory import ModelDirectory
 from tvc.recording.comparing import Comparison
 from tvc.recording.deltas import record_deltas
 from tvc.recording.matching import Allowances, match_tensors
-from tvc.recording.trained import Training
+from tvc.recording.trained import TRAINING_FILES, Training
 from tvc.repository.objects import Objects
 from tvc_store.dtypes import TensorSpec
 from tvc_store.elements import Elements, elements_id
@@ -265,7 +265,8 @@ def _with_training(
     store: Store, recorded: Recorded, tuned: Snapshot, training: Training
 ) -> Recorded:
     """Add what a training kept and measured."""
-    record = recorded.record
+    left_out = tuple(name for name in recorded.left_out if name not in TRAINING_FILES)
+    recorded, record = replace(recorded, left_out=left_out), recorded.record
     measured = {**record.measured, **training.measured}
     if training.deltas is None:
         return replace(recorded, record=replace(record, measured=measured))

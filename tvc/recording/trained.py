@@ -20,12 +20,15 @@ from tvc_store.durable import write_durably
 from tvc_store.errors import TvcError
 from tvc_store.ids import ObjectId, parse_id
 
-__all__ = ["DELTA", "Training", "read_training", "write_training"]
+__all__ = ["DELTA", "TRAINING_FILES", "Training", "read_training", "write_training"]
 
 Facts = Mapping[str, Scalar]
 
 DELTA: Final = "delta"
 _RECORD: Final = "training.json"
+TRAINING_FILES: Final = frozenset([_RECORD, f"{DELTA}/"])
+"""What a training leaves in a model's folder that is no part of the model."""
+
 _FORMAT: Final = "tvc.training/1"
 _MAX_BYTES: Final = 1 << 20
 

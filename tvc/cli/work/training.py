@@ -1,0 +1,303 @@
+"""What tvc train does."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import torch
+
+from tvc.checkout.writing import Checkout
+from tvc.cli.progress import byte_progress, step_progress
+from tvc.cli.session import Session
+from tvc.cli.work.recording import say_recorded
+from tvc.dialogues.endpoint import Endpoint
+from tvc.dialogues.generation import Sampling
+from tvc.dialogues.mixing import parse_mix
+from tvc.dialogues.verifiers import parse_verifier
+from tvc.domain.errors import InputError, StateError
+from tvc.domain.names import check_name, printable
+from tvc.domain.recipe import recipe_id
+from tvc.models.directory import ModelDirectory
+from tvc.recording.committing import commit_finetune, free_name
+from tvc.recording.matching import Allowances
+from tvc.repository.objects import Objects, open_objects
+from tvc.repository.repository import Repository
+from tvc.training.loop import train as train_run
+from tvc.training.preparing import Data, Prepared, Responses, prepare_data, step_order
+from tvc.training.provenance import provenance_before
+from tvc.training.run import Run, RunBusy, Task
+from tvc.training.settings import Settings
+from tvc.training.tiers import choose_tier
+
+__all__ = ["train"]
+
+_SHARD_BYTES: Final = 5_000_000_000
+_LOOK_SECONDS: Final = 0.2
+_RESUMABLE: Final = frozenset(["name", "origin", "message", "no_commit", "resume"])
+
+
+class TrainingFailed(StateError):
+    """A process of the training ended before its time."""
+
+
+def train(session: Session, *, name: str, resume: bool, discard: bool, **options: Any) -> None:
+    """Do what `tvc train` says; its options are the command's."""
+    check_name(name)
+    repository = session.repository()
+    run = Run.named(repository.layout.private / "training", name)
+    message: str | None = options["message"]
+    if resume:
+        _refuse_new_numbers()
+    elif options["data"] is None:
+        raise click.UsageError("say what to train on: --data FILE")
+    elif message is None and not options["no_commit"]:
+        raise click.UsageError("say what the commit is for: -m MESSAGE")
+    free_name(repository.state_at("HEAD"), name)
+    with run.held() as lock:
+        if not resume:
+            _make_way(run, name, discard=discard)
+            try:
+                _prepare(session, repository, run, name, options)
+            except BaseException:
+                run.remove()
+                raise
+        task = run.task()
+        if not run.model.exists():
+            with step_progress(session, "training", task.settings.steps) as tell:
+                _train(run, task.settings, lock, tell)
+        if options["no_commit"]:
+            session.say(f"trained: {os.path.relpath(run.model, session.folder)}")
+            session.say(f"  commit it with: tvc commit {_shown(session, run)} --name {name} -m …")
+            return
+        _commit(session, repository, run, name, message or task.message, options["origin"])
+        run.remove()
+
+
+def _refuse_new_numbers() -> None:
+    """Refuse numbers for a training that has its own."""
+    context = click.get_current_context()
+    given = [
+        parameter
+        for parameter in context.params
+        if parameter not in _RESUMABLE
+        and context.get_parameter_source(parameter) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        option = f"--{given[0].replace('_', '-')}"
+        raise click.UsageError(f"--resume goes on with the numbers it has: {option} is too many")
+
+
+def _make_way(run: Run, name: str, *, discard: bool) -> None:
+    if run.is_prepared and not discard:
+        raise RunBusy(
+            f"a training of {name!r} was stopped before it was committed",
+            hint=f"go on with `tvc train {name} --resume`, or add --discard to forget it",
+        )
+    run.clear()
+
+
+def _prepare(
+    session: Session, repository: Repository, run: Run, name: str, options: dict[str, Any]
+) -> None:
+    """Write everything into the run's folder that the training needs."""
+    commit = repository.git.resolve(options["origin"])
+    state = repository.state_at(commit)
+    with open_objects(repository.layout) as store:
+        planned = Checkout(Objects(store, state), state.recipe, commit=commit)
+        with byte_progress(session, "checking out", planned.work_bytes) as on_bytes:
+            planned.write(run.base, title=name, shard_size=_SHARD_BYTES, on_bytes=on_bytes)
+    data = _data(session, options)
+    with step_progress(session, "responses", 0) as tell:
+        prepared = prepare_data(
+            data, run.base, seed=options["seed"], on_said=lambda done: tell(done, "generated")
+        )
+    _say_data(session, prepared)
+    shares = [share for _, share in data.mixes]
+    order = step_order(
+        prepared,
+        shares,
+        seed=options["seed"],
+        batch=options["batch"],
+        epochs=options["epochs"],
+        steps=options["steps"],
+    )
+    settings = _settings(options, prepared, len(order))
+    command = _command(name, options, settings, commit)
+    provenance = prepared.provenance | provenance_before(settings, command)
+    task = Task(settings, recipe_id(planned.normal), commit, provenance, options["message"] or "")
+    run.prepare(task, prepared.examples, order)
+
+
+def _data(session: Session, options: dict[str, Any]) -> Data:
+    mixes: list[tuple[Path, Fraction]] = []
+    for text in options["mixes"]:
+        file, share = parse_mix(text)
+        mixes.append((Path(file), share))
+    responses = None
+    if options["strip_instructions"] or options["guidance"]:
+        responses = _responses(session, options)
+    elif options["verifier"] or options["endpoint"] or options["save_data"]:
+        raise click.UsageError("--verifier, --endpoint, --save-data: with --strip-instructions")
+    return Data(options["data"], tuple(mixes), responses, options["window"])
+
+
+def _responses(session: Session, options: dict[str, Any]) -> Responses:
+    verifier = options["verifier"]
+    return Responses(
+        guidance=_guidance(session.folder, options["guidance"] or ""),
+        verifier=parse_verifier(verifier, folder=session.folder) if verifier else None,
+        endpoint=_endpoint(options["endpoint"], options["endpoint_model"]),
+        judge=_endpoint(options["judge"], options["judge_model"]),
+        sampling=Sampling(tokens=options["max_tokens"], temperature=options["temperature"]),
+        samples=options["samples"],
+        tries=options["tries"],
+        saved=options["save_data"],
+    )
+
+
+def _guidance(folder: Path, text: str) -> str:
+    if not text.startswith("@"):
+        return text
+    try:
+        return (folder / text[1:]).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--guidance: {printable(text[1:])} cannot be read: {error}") from None
+
+
+def _endpoint(url: str | None, model: str | None) -> Endpoint | None:
+    if url is None:
+        return None
+    if model is None:
+        raise click.UsageError("an endpoint needs its model's name too")
+    return Endpoint(url, model, key=os.environ.get("OPENAI_API_KEY"))
+
+
+def _settings(options: dict[str, Any], prepared: Prepared, steps: int) -> Settings:
+    device: str = options["device"]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here", hint="leave --device out")
+    tier: str = options["tier"]
+    threads = options["threads"] or max(1, (os.cpu_count() or 1) // options["processes"])
+    plain = ("optimizer", "rank", "multiplier", "lr", "weight_decay", "clip", "schedule", "warmup")
+    more = ("batch", "micro_batch", "checkpoint_decisions", "seed", "keep_delta", "processes")
+    return Settings(
+        **{key: options[key] for key in (*plain, *more)},
+        tier=str(choose_tier(prepared.examples)) if tier == "auto" else tier,
+        steps=steps,
+        checkpoint_every=options["checkpoint_every"],
+        threads=threads,
+        device=device,
+    )
+
+
+def _command(name: str, options: dict[str, Any], settings: Settings, commit: str) -> str:
+    """Return what repeats the training, with every number that it depends on."""
+    words = ["tvc", "train", name, "--from", commit, "--data", str(options["data"])]
+    for mix in options["mixes"]:
+        words += ["--mix", mix]
+    if options["strip_instructions"]:
+        words.append("--strip-instructions")
+    asked = ("guidance", "verifier", "endpoint", "endpoint_model", "judge", "judge_model")
+    generating = ("samples", "tries", "temperature", "max_tokens")
+    for key in (*asked, *(generating if options["strip_instructions"] else ())):
+        if options[key] is not None:
+            words += [f"--{key.replace('_', '-')}", str(options[key])]
+    for key, value in settings.to_json().items():
+        if key == "checkpoint_decisions":
+            words += ["--checkpoint-decisions"] if value else []
+        else:
+            words += [f"--{key.replace('_', '-')}", str(value)]
+    words += ["--window", str(options["window"]), "-m", options["message"] or name]
+    return printable(shlex.join(words), limit=4000)
+
+
+def _say_data(session: Session, prepared: Prepared) -> None:
+    counts = prepared.counts
+    if counts and counts.asked:
+        session.say(
+            f"{counts.generated} responses generated for {counts.asked} rows: "
+            f"{counts.accepted} accepted, {counts.rejected} rejected, {counts.unended} cut off, "
+            f"{counts.empty} empty; {counts.asked - counts.answered} rows are left without one"
+        )
+    rows = " + ".join(map(str, prepared.sizes))
+    tokens = sum(len(decision) for each in prepared.examples for decision in each.decisions)
+    session.say(f"{rows} rows, {tokens} tokens to train on")
+
+
+def _train(
+    run: Run, settings: Settings, lock: int | None, tell: Callable[[int, str], None]
+) -> None:
+    if settings.processes == 1:
+        train_run(run, on_step=lambda step: tell(step.step, f"loss {step.loss:.4f}"))
+        return
+    run.failure.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    command += [str(settings.processes), "-m", "tvc.cli.work.train_worker", str(run.path)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
+    # The lock goes with them, so that nobody begins the same while they outlive a killed tvc.
+    inherited = () if lock is None else (lock,)
+    with (run.path / "processes.log").open("wb") as words:
+        workers = subprocess.Popen(
+            command, stdout=words, stderr=words, env=environment, pass_fds=inherited
+        )
+        try:
+            while workers.poll() is None:
+                time.sleep(_LOOK_SECONDS)
+                said = run.said()
+                if said:
+                    tell(said[-1]["step"], f"loss {said[-1]['loss']:.4f}")
+        finally:
+            workers.terminate()
+            workers.wait()
+    _raise_failure(run, workers.returncode)
+
+
+def _raise_failure(run: Run, returned: int) -> None:
+    """Say what one of several processes left word of."""
+    if run.failure.exists():
+        left = json.loads(run.failure.read_bytes())
+        error = TrainingFailed(left["error"], hint=left["hint"])
+        error.exit_code = left["exit_code"]
+        raise error
+    if returned or not run.model.exists():
+        raise TrainingFailed(
+            f"the processes of the training ended with {returned}",
+            hint=f"their words are in {run.path / 'processes.log'}; --resume goes on",
+        )
+
+
+def _commit(
+    session: Session, repository: Repository, run: Run, name: str, message: str, origin: str
+) -> None:
+    model = ModelDirectory.open(run.model)
+    total = sum(entry.spec.nbytes for entry in model.entries.values())
+    with (
+        repository.change(session.command_line, waiting=session.waiting) as change,
+        byte_progress(session, "recording", total) as on_bytes,
+    ):
+        done = commit_finetune(
+            change,
+            model,
+            name=name,
+            message=message,
+            allowed=Allowances(),
+            origin=None if origin == "HEAD" else origin,
+            on_bytes=on_bytes,
+        )
+        say_recorded(session, change, done)
+    measured = done.recorded.record.measured
+    session.say(f"  loss {measured['loss_first']} at first, {measured['loss_last']} at last")
+
+
+def _shown(session: Session, run: Run) -> str:
+    return shlex.quote(os.path.relpath(run.model, session.folder))
