@@ -1,0 +1,375 @@
+"""Directional sharpness: how the loss curves along the step that an optimizer would make.
+
+v^T H v for the unit vector v of an optimizer's update (Pan and Li, arXiv:2306.00204; table 10 of
+arXiv:2412.05270), by exact Hessian-vector products or, from forward passes only, by second
+differences of the loss. Beside it the slope g.v, and slope^2 / (2 v^T H v), by which the loss would
+fall at the best length of that step: the flattest direction need not be the best one.
+
+How optimizers are compared: all see the gradients of one AdamW trajectory, so that each has the
+moments that it would have there, and all directions at one point are measured on one batch that
+none of them has seen. So their differences are taken batch by batch, and the confidence is over
+batches.
+
+Absent: the model and its data (they are a function of a batch), and weights other than those given.
+"""
+
+import math
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from statistics import NormalDist, fmean, stdev
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import Optimizer
+
+from tvc.domain.errors import InputError
+from tvc.optimizers.building import make_optimizer
+
+__all__ = [
+    "Interval",
+    "Reading",
+    "Summary",
+    "compare_sharpness",
+    "directional_sharpness",
+    "estimate_sharpness",
+    "exact_attention",
+    "mean_interval",
+    "measure_sharpness",
+    "summarize",
+]
+
+Batch = TypeVar("Batch")
+Vector = Sequence[Tensor]
+"""A tensor for each weight, of its shape."""
+
+_FIRST, _LONGEST, _TRIES, _TARGET = 1e-3, 0.05, 4, 3e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The loss along one direction of length 1.
+
+    Args:
+        slope: g.v, negative where the loss falls along v.
+        curvature: v^T H v.
+    """
+
+    slope: float
+    curvature: float
+
+    @property
+    def decrease(self) -> float:
+        """By how much a parabola of this slope and curvature falls; infinite if it has no end."""
+        if self.curvature <= 0:
+            return math.inf
+        return self.slope**2 / (2 * self.curvature)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean and the bounds that it lies in with 95 % confidence."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the mean differs from 0 by more than chance would do it."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Readings of one optimizer, over batches.
+
+    Args:
+        curvature: v^T H v.
+        slope: g.v.
+        decrease: slope^2 / (2 v^T H v) of the mean slope and the mean curvature.
+    """
+
+    curvature: Interval
+    slope: Interval
+    decrease: Interval
+
+
+@contextmanager
+def exact_attention() -> Generator[None]:
+    """Use the attention kernel that has a second derivative: torch's fused ones have none."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def directional_sharpness(
+    loss: Tensor, weights: Vector, directions: Iterable[Vector]
+) -> list[Reading]:
+    """Measure slope and curvature along directions, by one double backward each.
+
+    Args:
+        loss: A scalar with its graph, computed under `exact_attention`.
+        weights: What it depends on; float32 or float64.
+        directions: Each a tensor for each weight; they are measured at length 1.
+
+    Raises:
+        InputError: A direction is zero or not finite.
+    """
+    gradient = torch.autograd.grad(
+        loss, weights, create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    found: list[Reading] = []
+    for direction in directions:
+        unit = _unit(direction)
+        slope = _dot(gradient, unit)
+        # H v is the gradient of g.v; a loss that is linear in all weights has none.
+        curved = slope.requires_grad
+        product = (
+            torch.autograd.grad(
+                slope, weights, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            if curved
+            else [torch.zeros_like(each) for each in weights]
+        )
+        found.append(Reading(slope.item(), _dot(product, unit).item()))
+    return found
+
+
+@torch.no_grad()
+def estimate_sharpness(
+    loss: Callable[[], Tensor], weights: Vector, directions: Iterable[Vector]
+) -> list[Reading]:
+    """Estimate slope and curvature along directions from losses alone.
+
+    Central differences: (L(+h) - L(-h)) / 2h and (L(+h) - 2 L(0) + L(-h)) / h^2. Their error is of
+    the order h^2 from higher derivatives, and of the loss's own rounding divided by h and by h^2;
+    so h is sought, in at most four tries of two losses each, at which the second difference is
+    3e-4 of the loss, and at most .05 of the norm of the weights. The slope, which needs no
+    such distance, is that of the shortest try. Weights narrower than float32 give no usable
+    estimate.
+
+    Args:
+        loss: Computes the loss of the weights as they are.
+        weights: Float32 or float64; they are moved, and have their values again afterwards.
+        directions: As of `directional_sharpness`.
+
+    Raises:
+        InputError: A direction is zero or not finite.
+    """
+    kept = [each.clone() for each in weights]
+
+    def at(distance: float, direction: Vector) -> float:
+        for weight, start, way in zip(weights, kept, direction, strict=True):
+            weight.copy_(start + distance * way)
+        return loss().double().item()
+
+    size, here = _norm(weights), loss().double().item()
+    try:
+        return [
+            _second_difference(partial(at, direction=_unit(direction)), here, size)
+            for direction in directions
+        ]
+    finally:
+        for weight, start in zip(weights, kept, strict=True):
+            weight.copy_(start)
+
+
+def _second_difference(at: Callable[[float], float], here: float, size: float) -> Reading:
+    """Read off slope and curvature at 0.
+
+    Args:
+        at: The loss at a distance.
+        here: That at 0.
+        size: The norm of the weights, which the distance is a small share of.
+    """
+    length = _FIRST * size
+    shortest, slope, curvature = math.inf, 0.0, 0.0
+    for _ in range(_TRIES):
+        ahead, behind = at(length), at(-length)
+        second = ahead - 2 * here + behind
+        curvature = second / length**2
+        if length < shortest:
+            shortest, slope = length, (ahead - behind) / (2 * length)
+        share = abs(second) / (_TARGET * abs(here) or 1)
+        better = min(length * min(max(share, 1 / 64) ** -0.5, 8), _LONGEST * size)
+        if 0.25 <= share <= 4 or better == length:
+            break
+        length = better
+    return Reading(slope, curvature)
+
+
+def measure_sharpness(
+    loss: Callable[[Batch], Tensor],
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    batches: Sequence[Batch],
+    *,
+    optimizers: Sequence[str],
+    warmup: int,
+    lr: float,
+    rank: int = 256,
+    seed: int = 0,
+    estimate: bool = False,
+    on_step: Callable[[], None] = lambda: None,
+) -> dict[str, list[Reading]]:
+    """Measure the directions of optimizers along one trajectory.
+
+    Every batch but the last makes one AdamW step of the weights. After `warmup` of them, the
+    directions that follow from a batch are measured before its step is made, on the next batch. The
+    weights are left where the trajectory ends.
+
+    Args:
+        loss: Computes the mean loss of a batch, a scalar with its graph.
+        named_parameters: The weights that are moved and measured; float32 or float64.
+        batches: `warmup`, and one more than there are readings.
+        optimizers: Names that `make_optimizer` knows; without weight decay.
+        warmup: Steps before the first reading.
+        lr: Of the trajectory.
+        rank: Of Apollo's projections.
+        seed: Of Apollo's projections.
+        estimate: Use `estimate_sharpness` instead of exact products.
+        on_step: Called after every step of the trajectory.
+
+    Returns:
+        For each optimizer its readings, in the order of the batches.
+
+    Raises:
+        InputError: There are too few batches, an optimizer is unknown, or a loss is not finite.
+    """
+    if warmup < 0 or len(batches) < warmup + 2:
+        raise InputError(f"{len(batches)} batches are too few for {warmup} steps and one reading")
+    named = list(named_parameters)
+    weights = [weight for _, weight in named]
+    shadows = [(name, nn.Parameter(torch.zeros_like(weight))) for name, weight in named]
+    made = {
+        name: make_optimizer(name, shadows, lr=1.0, rank=rank, seed=seed) for name in optimizers
+    }
+    trajectory = make_optimizer("adamw", named, lr=lr)
+    found: dict[str, list[Reading]] = {name: [] for name in optimizers}
+    for number, (batch, unseen) in enumerate(pairwise(batches)):
+        gradient = torch.autograd.grad(
+            _finite(loss(batch), number), weights, allow_unused=True, materialize_grads=True
+        )
+        directions = {name: _update(each, shadows, gradient) for name, each in made.items()}
+        if number >= warmup:
+            measured = _measure(loss, unseen, weights, directions.values(), estimate=estimate)
+            for name, reading in zip(directions, measured, strict=True):
+                found[name].append(reading)
+        for weight, grad in zip(weights, gradient, strict=True):
+            weight.grad = grad
+        trajectory.step()
+        trajectory.zero_grad()
+        on_step()
+    return found
+
+
+def _measure(
+    loss: Callable[[Batch], Tensor],
+    batch: Batch,
+    weights: Vector,
+    directions: Iterable[Vector],
+    *,
+    estimate: bool,
+) -> list[Reading]:
+    if estimate:
+        return estimate_sharpness(lambda: loss(batch), weights, directions)
+    with exact_attention():
+        return directional_sharpness(loss(batch), weights, directions)
+
+
+def _update(
+    optimizer: Optimizer, shadows: Sequence[tuple[str, nn.Parameter]], gradient: Vector
+) -> list[Tensor]:
+    """Make a step from weights of zero; without decay, no step depends on where the weights are."""
+    for (_, shadow), grad in zip(shadows, gradient, strict=True):
+        shadow.detach().zero_()
+        shadow.grad = grad.clone()
+    optimizer.step()
+    return [shadow.detach().clone() for _, shadow in shadows]
+
+
+def _finite(loss: Tensor, number: int) -> Tensor:
+    if not loss.isfinite():
+        raise InputError(
+            f"the loss of batch {number + 1} is {loss.item()}", hint="try a lower learning rate"
+        )
+    return loss
+
+
+def _unit(direction: Vector) -> list[Tensor]:
+    norm = _norm(direction)
+    if not 0 < norm < math.inf:
+        raise InputError(f"a direction of length {norm} has no sharpness")
+    return [each / norm for each in direction]
+
+
+def _norm(vector: Vector) -> float:
+    return math.sqrt(sum(each.double().square().sum().item() for each in vector))
+
+
+def _dot(one: Vector, other: Vector) -> Tensor:
+    return torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)]).sum()
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Return a mean with its 95 % interval, by Student's t.
+
+    The quantile is Hill's expansion around the normal one (Abramowitz and Stegun, 26.7.5): within
+    4 % for three values, and much closer for more.
+
+    Args:
+        values: At least one; with fewer than three, or one that is infinite, the interval is too.
+    """
+    mean, half = fmean(values), _half(values)
+    return Interval(mean, mean - half, mean + half)
+
+
+def _half(values: Sequence[float]) -> float:
+    """Return how far the bounds of a mean are from it."""
+    count = len(values)
+    if count < 3 or not all(map(math.isfinite, values)):
+        return math.inf
+    z, free = NormalDist().inv_cdf(0.975), count - 1
+    quantile = (
+        z
+        + (z**3 + z) / (4 * free)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
+    )
+    return quantile * stdev(values) / math.sqrt(count)
+
+
+def summarize(readings: Sequence[Reading]) -> Summary:
+    """Return means and intervals of readings over batches.
+
+    Args:
+        readings: At least one.
+    """
+    # A ratio of means, so its bounds are the jackknife's: what every batch changes in it.
+    count, whole = len(readings), _pooled(readings)
+    without = [_pooled([*readings[:i], *readings[i + 1 :]]) for i in range(count) if count > 1]
+    half = _half([(count - 1) * each for each in without])
+    return Summary(
+        mean_interval([reading.curvature for reading in readings]),
+        mean_interval([reading.slope for reading in readings]),
+        Interval(whole, whole - half, whole + half),
+    )
+
+
+def _pooled(readings: Sequence[Reading]) -> float:
+    slope = fmean(reading.slope for reading in readings)
+    return Reading(slope, fmean(reading.curvature for reading in readings)).decrease
+
+
+def compare_sharpness(one: Sequence[Reading], other: Sequence[Reading]) -> Interval:
+    """Return by how much one optimizer's curvature exceeds another's, batch by batch.
+
+    Args:
+        one: Readings of `measure_sharpness`.
+        other: Those of another optimizer of the same run.
+    """
+    pairs = zip(one, other, strict=True)
+    return mean_interval([a.curvature - b.curvature for a, b in pairs])
