@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 from tvc.domain.errors import InputError
 from tvc.optimizers.apollo import is_projected
-from tvc.optimizers.building import OPTIMIZERS
+from tvc.optimizers.building import OPTIMIZERS, make_optimizer
 from tvc.optimizers.sharpness import (
     Interval,
     Reading,
@@ -56,6 +56,10 @@ def batches(count):
     return [(start + 3 * torch.arange(12)) % 40 for start in starts]
 
 
+def made(*names):
+    return {name: partial(make_optimizer, name, lr=1.0, rank=4) for name in names}
+
+
 def loss_of(model):
     return lambda batch: model(input_ids=batch, labels=batch).loss
 
@@ -90,8 +94,7 @@ def test_products_are_the_differences_of_gradients(kind):
     model = toy(kind)
     weights = [weight for _, weight in matrices(model)]
     (batch,) = batches(1)
-    torch.manual_seed(3)
-    way = [torch.randn_like(weight) for weight in weights]
+    way = torch.autograd.grad(loss_of(model)(batch), weights)
     length = math.sqrt(sum(each.square().sum().item() for each in way))
     with exact_attention():
         (found,) = directional_sharpness(loss_of(model)(batch), weights, [way])
@@ -99,6 +102,7 @@ def test_products_are_the_differences_of_gradients(kind):
     products = [(a - b) / 2e-3 for a, b in zip(ahead, behind, strict=True)]
     expected = sum((p * w).sum().item() for p, w in zip(products, way, strict=True)) / length**2
     assert found.curvature == pytest.approx(expected, rel=0.01)
+    assert abs(expected) > 0.1  # something was compared
 
 
 def moved_gradient(model, batch, weights, way, distance):
@@ -125,15 +129,14 @@ def test_forward_passes_estimate_what_products_are():
     measure = partial(
         measure_sharpness,
         loss_of(model),
-        optimizers=OPTIMIZERS,
-        warmup=8,
+        optimizers=made(*OPTIMIZERS),
+        warmup=10,
         lr=3e-3,
-        rank=4,
     )
     start = copy.deepcopy(model.state_dict())
-    exact = measure(matrices(model), batches(13))
+    exact = measure(matrices(model), batches(17))
     model.load_state_dict(start)
-    estimated = measure(matrices(model), batches(13), estimate=True)
+    estimated = measure(matrices(model), batches(17), estimate=True)
     for name in OPTIMIZERS:
         for one, two in zip(exact[name], estimated[name], strict=True):
             assert two.curvature == pytest.approx(one.curvature, rel=0.02, abs=0.005)
@@ -145,7 +148,7 @@ def test_directions_are_those_of_the_optimizers_on_the_trajectory():
     named, data = matrices(model), batches(6)
     with exact_attention():
         found = measure_sharpness(
-            loss_of(model), named, data, optimizers=["adamw", "sgd"], warmup=3, lr=0.01
+            loss_of(model), named, data, optimizers=made("adamw", "sgd"), warmup=3, lr=0.01
         )
     # The same by hand: real AdamW steps, and readings before each on the batch after it.
     weights = [weight for _, weight in matrices(other)]
@@ -174,7 +177,7 @@ def test_directions_are_those_of_the_optimizers_on_the_trajectory():
             assert one.curvature == pytest.approx(two.curvature, rel=1e-3)
             assert one.slope == pytest.approx(two.slope, rel=1e-3)
     for weight, (_, end) in zip(weights, named, strict=True):
-        torch.testing.assert_close(weight, end)
+        torch.testing.assert_close(weight, end, rtol=1e-3, atol=1e-4)
 
 
 def put(weights, values):
@@ -200,13 +203,11 @@ def test_what_cannot_be_measured_is_refused():
     model = toy()
     measure = partial(measure_sharpness, loss_of(model), matrices(model), lr=1e-3)
     with pytest.raises(InputError, match="3 batches are too few for 2 steps"):
-        measure(batches(3), optimizers=["sgd"], warmup=2)
-    with pytest.raises(InputError, match="no optimizer 'adma'"):
-        measure(batches(3), optimizers=["adma"], warmup=1)
+        measure(batches(3), optimizers=made("sgd"), warmup=2)
     with torch.no_grad():
         model.lm_head.weight.fill_(math.nan)
     with pytest.raises(InputError, match="loss of batch 1 is nan"):
-        measure(batches(3), optimizers=["sgd"], warmup=1)
+        measure(batches(3), optimizers=made("sgd"), warmup=1)
     weight = nn.Parameter(torch.ones(3))
     with pytest.raises(InputError, match="length 0"):
         directional_sharpness(weight.square().sum(), [weight], [[torch.zeros(3)]])

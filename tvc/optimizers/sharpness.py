@@ -14,7 +14,7 @@ Absent: the model and its data (they are a function of a batch), and weights oth
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +25,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 from tvc.domain.errors import InputError
-from tvc.optimizers.building import make_optimizer
 
 __all__ = [
     "Interval",
@@ -46,6 +45,8 @@ __all__ = [
 Batch = TypeVar("Batch")
 Vector = Sequence[Tensor]
 """A tensor for each weight, of its shape."""
+
+MakeOptimizer = Callable[[Iterable[tuple[str, Tensor]]], Optimizer]
 
 _FIRST, _LONGEST, _TRIES, _TARGET = 1e-3, 0.05, 4, 3e-4
 
@@ -207,11 +208,9 @@ def measure_sharpness(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
     batches: Sequence[Batch],
     *,
-    optimizers: Sequence[str],
+    optimizers: Mapping[str, MakeOptimizer],
     warmup: int,
     lr: float,
-    rank: int = 256,
-    seed: int = 0,
     estimate: bool = False,
     on_step: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Reading]]:
@@ -224,12 +223,10 @@ def measure_sharpness(
     Args:
         loss: Computes the mean loss of a batch, a scalar with its graph.
         named_parameters: The weights that are moved and measured; float32 or float64.
-        batches: `warmup`, and one more than there are readings.
-        optimizers: Names that `make_optimizer` knows; without weight decay.
+        batches: `warmup`, and one more than there are to be readings.
+        optimizers: By name, what makes each; at a learning rate of 1 and without weight decay.
         warmup: Steps before the first reading.
         lr: Of the trajectory.
-        rank: Of Apollo's projections.
-        seed: Of Apollo's projections.
         estimate: Use `estimate_sharpness` instead of exact products.
         on_step: Called after every step of the trajectory.
 
@@ -237,33 +234,57 @@ def measure_sharpness(
         For each optimizer its readings, in the order of the batches.
 
     Raises:
-        InputError: There are too few batches, an optimizer is unknown, or a loss is not finite.
+        InputError: There are too few batches, or a loss is not finite.
     """
     if warmup < 0 or len(batches) < warmup + 2:
         raise InputError(f"{len(batches)} batches are too few for {warmup} steps and one reading")
     named = list(named_parameters)
-    weights = [weight for _, weight in named]
-    shadows = [(name, nn.Parameter(torch.zeros_like(weight))) for name, weight in named]
-    made = {
-        name: make_optimizer(name, shadows, lr=1.0, rank=rank, seed=seed) for name in optimizers
-    }
-    trajectory = make_optimizer("adamw", named, lr=lr)
+    weights, probe = [weight for _, weight in named], _Probe(named, optimizers)
+    trajectory = AdamW(named, lr=lr, weight_decay=0)
     found: dict[str, list[Reading]] = {name: [] for name in optimizers}
     for number, (batch, unseen) in enumerate(pairwise(batches)):
-        gradient = torch.autograd.grad(
-            _finite(loss(batch), number), weights, allow_unused=True, materialize_grads=True
-        )
-        directions = {name: _update(each, shadows, gradient) for name, each in made.items()}
+        gradient = _gradient(loss(batch), weights, number)
+        directions = probe.directions(gradient)
         if number >= warmup:
             measured = _measure(loss, unseen, weights, directions.values(), estimate=estimate)
             for name, reading in zip(directions, measured, strict=True):
                 found[name].append(reading)
-        for weight, grad in zip(weights, gradient, strict=True):
-            weight.grad = grad
-        trajectory.step()
-        trajectory.zero_grad()
+        _step(trajectory, weights, gradient)
         on_step()
     return found
+
+
+class _Probe:
+    """Optimizers that see gradients and move nothing but weights of their own, which are zero.
+
+    Without decay, no step depends on where the weights are.
+    """
+
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        optimizers: Mapping[str, MakeOptimizer],
+    ) -> None:
+        shadows = [(name, nn.Parameter(torch.zeros_like(weight))) for name, weight in named]
+        self._shadows = [shadow for _, shadow in shadows]
+        self._optimizers = {name: make(shadows) for name, make in optimizers.items()}
+
+    def directions(self, gradient: Vector) -> dict[str, list[Tensor]]:
+        """Return the step that each makes from a gradient."""
+        found: dict[str, list[Tensor]] = {}
+        for name, optimizer in self._optimizers.items():
+            for shadow in self._shadows:
+                shadow.detach().zero_()
+            _step(optimizer, self._shadows, gradient)
+            found[name] = [shadow.detach().clone() for shadow in self._shadows]
+        return found
+
+
+def _step(optimizer: Optimizer, weights: Sequence[nn.Parameter], gradient: Vector) -> None:
+    for weight, grad in zip(weights, gradient, strict=True):
+        weight.grad = grad.clone()
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def _measure(
@@ -280,23 +301,12 @@ def _measure(
         return directional_sharpness(loss(batch), weights, directions)
 
 
-def _update(
-    optimizer: Optimizer, shadows: Sequence[tuple[str, nn.Parameter]], gradient: Vector
-) -> list[Tensor]:
-    """Make a step from weights of zero; without decay, no step depends on where the weights are."""
-    for (_, shadow), grad in zip(shadows, gradient, strict=True):
-        shadow.detach().zero_()
-        shadow.grad = grad.clone()
-    optimizer.step()
-    return [shadow.detach().clone() for _, shadow in shadows]
-
-
-def _finite(loss: Tensor, number: int) -> Tensor:
+def _gradient(loss: Tensor, weights: Vector, number: int) -> Vector:
     if not loss.isfinite():
         raise InputError(
             f"the loss of batch {number + 1} is {loss.item()}", hint="try a lower learning rate"
         )
-    return loss
+    return torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
 
 
 def _unit(direction: Vector) -> list[Tensor]:
