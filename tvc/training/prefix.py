@@ -12,10 +12,9 @@ from typing import Any, Final, NoReturn, cast
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, cache_utils
 from transformers.cache_utils import (
     Cache,
-    DummyLayer,
     DynamicCache,
     DynamicLayer,
     DynamicSlidingWindowLayer,
@@ -118,14 +117,14 @@ class _Linear(LinearAttentionLayer):
         return recurrent_states
 
 
+# By the exact class of transformers' layer: a subclass may hold more than these know of.
 _LAYERS: Final[dict[type, Callable[[Any, Tensor | None], Any]]] = {
     DynamicLayer: _Attention,
     DynamicSlidingWindowLayer: _Sliding,
     LinearAttentionLayer: _Linear,
-    # Of layers without attention: it holds nothing.
-    DummyLayer: lambda layer, _rows: layer,
 }
-"""By the exact class of transformers' layer: a subclass may hold more than these know of."""
+if hasattr(cache_utils, "DummyLayer"):  # of layers without attention, since 5.23: it holds nothing
+    _LAYERS[cache_utils.DummyLayer] = lambda layer, _rows: layer
 
 
 def new_cache(config: PretrainedConfig) -> DynamicCache:
