@@ -26,6 +26,7 @@ TITLES: Final[Mapping[str, str]] = {
     "growth": "Many fine-tunes of one base",
     "startup": "Commands that only look",
     "apollo": "Apollo's steps",
+    "tiers": "Frozen context against full passes",
 }
 """By name of a group: its title in the results, in their order."""
 
@@ -39,6 +40,7 @@ GROUPS: Final[Mapping[str, str]] = {
     "growth": "growth",
     "startup": "startup",
     "apollo": "optimizers",
+    "tiers": "tiers",
 }
 """By name of a group: the module that has its `rows(work, *, small)`."""
 
