@@ -27,6 +27,9 @@ SIDEWAYS = {
     ("tvc.evaluation", "tvc.merging"): "the engine runs the merge methods",
     ("tvc.training", "tvc.recording"): "a training ends in the record that a commit reads",
     ("tvc.dialogues", "tvc.models"): "folders and JSON are checked before transformers reads them",
+    ("tvc.behaviours", "tvc.checkout"): "what is measured is a model of a commit",
+    ("tvc.behaviours", "tvc.training"): "the loss of decisions is one thing",
+    ("tvc.behaviours", "tvc.versioning"): "recipes that nobody committed are edits of one",
 }
 """Imports inside a layer from one package to another, each with its reason."""
 

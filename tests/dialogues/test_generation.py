@@ -41,6 +41,7 @@ def test_greedy_is_the_likeliest_word_after_word() -> None:
     )
     for said, prompt in zip(found, PROMPTS, strict=True):
         ids = plain_greedy(prompt, 12)
+        assert said.ids == tuple(ids)
         assert said.ended == (ids[-1] == TOKENIZER.eos_token_id)
         assert said.text == TOKENIZER.decode(ids, skip_special_tokens=True).strip()
     assert told == [3, 1]
@@ -124,7 +125,7 @@ def test_every_id_that_ends_a_turn_ends_it() -> None:
         (said,) = generate(MODEL, TOKENIZER, [PROMPTS[2]], sampling=Sampling(tokens=8))
     finally:
         MODEL.generation_config = before
-    assert said == ("", True)
+    assert said == ("", True, (first,))
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,12 @@ class Said(NamedTuple):
     Args:
         text: Its words, without the marks of the template.
         ended: Whether it ended by itself, and not at the limit of tokens.
+        ids: What it said, the id that ends the turn included; none where a server said it.
     """
 
     text: str
     ended: bool
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +166,10 @@ def _batch(
 
 def _said(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: Sequence[int]) -> Said:
     place = next((n for n, each in enumerate(ids) if each in ends), None)
-    kept = ids if place is None else ids[:place]
+    kept = ids[:place]
     text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Said(cast("str", text).strip(), place is not None)
+    whole = ids if place is None else ids[: place + 1]
+    return Said(cast("str", text).strip(), place is not None, tuple(whole))
 
 
 def _processors(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:

@@ -51,7 +51,7 @@ class Message:
     role: str
     content: str
     strip: bool = False
-    rest: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    rest: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
 
     @property
     def for_template(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Row:
     decisions: tuple[Message, ...] | tuple[str, ...]
     source: str
     guidance: str = ""
-    tools: tuple[Mapping[str, Any], ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
 
     @property
     def is_instructed(self) -> bool:

@@ -21,7 +21,7 @@ from tvc.dialogues.verifiers import Case, Verify
 from tvc.domain.errors import InputError
 from tvc_store.durable import write_durably
 
-__all__ = ["Counts", "NothingAccepted", "strip_rows", "with_guidance", "write_rows"]
+__all__ = ["Counts", "NothingAccepted", "row_value", "strip_rows", "with_guidance", "write_rows"]
 
 
 class NothingAccepted(InputError):
@@ -129,7 +129,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> str:
 
     def lines() -> Iterator[bytes]:
         for row in rows:
-            line = json.dumps(_value(row), ensure_ascii=False).encode() + b"\n"
+            line = json.dumps(row_value(row), ensure_ascii=False).encode() + b"\n"
             digest.update(line)
             yield line
 
@@ -208,7 +208,8 @@ class _Draws:
         )
 
 
-def _value(row: Row) -> dict[str, Any]:
+def row_value(row: Row) -> dict[str, Any]:
+    """Return a row as the object that a line holds."""
     value: dict[str, Any] = {}
     if isinstance(row.context, str):
         value |= {"context": row.context, "decision": list(row.decisions)}
