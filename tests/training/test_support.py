@@ -48,6 +48,48 @@ def test_supported_models_pass(name: str, dtype: torch.dtype) -> None:
     assert not gradients(model)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("gpt2", {}),  # positions that are learned
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}),  # convolutions without a state
+        ("llama4_text", {"num_local_experts": 2, "attention_chunk_size": 8, "head_dim": 8}),
+        # Layers of perceptrons only, and Mamba's.
+        (
+            "nemotron_h",
+            {
+                "layers_block_type": ["mamba", "mlp", "attention"],
+                "mamba_num_heads": 8,
+                "mamba_head_dim": 8,
+                "n_groups": 1,
+                "ssm_state_size": 8,
+            },
+        ),
+    ],
+)
+def test_other_kinds_of_layers_pass(kind: str, options: dict[str, Any]) -> None:
+    model = made(kind, **options)
+    for tier in Tier:
+        verify_support(model, tier=tier, pad=PAD)
+
+
+@each_tier
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("use_cache", False),
+        ("output_hidden_states", True),
+        ("output_router_logits", True),
+    ],
+)
+def test_what_a_configuration_asks_for_besides_does_no_harm(
+    flag: str, value: bool, tier: Tier
+) -> None:
+    model = tiny("qwen3-next")
+    setattr(model.config, flag, value)
+    verify_support(model, tier=tier, pad=PAD)
+
+
 def refused(model: Any, tier: Tier, words: str) -> None:
     with pytest.raises(UnsupportedModel, match=re.escape(words)):
         verify_support(model, tier=tier, pad=PAD)
@@ -60,6 +102,13 @@ def test_a_model_that_sees_the_future_is_refused_with_figures(tier: Tier) -> Non
         UnsupportedModel, match=r"bert: logits in tier .* are [\d.]+ of their spread"
     ):
         verify_support(model, tier=tier, pad=PAD)
+
+
+@each_tier
+def test_a_configuration_that_sees_the_future_is_refused(tier: Tier) -> None:
+    model = tiny("llama")
+    model.config.is_causal = False
+    refused(model, tier, "of their spread away from those of plain passes")
 
 
 def test_a_cache_that_is_not_enough_is_refused_with_figures() -> None:

@@ -116,7 +116,7 @@ def _plain_logits(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor
         for decision in example.decisions:
             tokens = (*example.context, *decision, example.context[0])
             ids = torch.tensor([tokens], device=model.device)
-            logits = model(input_ids=ids, use_cache=False, return_dict=True).logits[0]
+            logits = model(input_ids=ids, use_cache=False).logits[0]
             start = len(example.context) - 1
             found.append(logits[start : start + len(decision)])
     return torch.cat(found)

@@ -163,6 +163,9 @@ def _encode(model: PreTrainedModel, contexts: Batch, decisions: Decisions) -> Pr
 
 def _forward(model: PreTrainedModel, batch: Batch, *, cache: Cache | None, last: int) -> Any:
     """Run a batch through the model, with logits of the last columns (of all for 0)."""
+    balancing = getattr(model.config.get_text_config(), "output_router_logits", False)
+    # Balancing experts is no part of this loss, and would take the mask of contexts for its own.
+    without = {"output_router_logits": False} if balancing else {}
     return model(
         input_ids=batch.tokens,
         attention_mask=batch.mask,
@@ -170,5 +173,5 @@ def _forward(model: PreTrainedModel, batch: Batch, *, cache: Cache | None, last:
         past_key_values=cache,
         use_cache=isinstance(cache, DynamicCache),  # a `Prefix` is read whatever this says
         logits_to_keep=last,
-        return_dict=True,
+        **without,
     )
