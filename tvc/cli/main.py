@@ -22,6 +22,8 @@ from tvc_store.errors import TvcError
 __all__ = ["main", "tvc"]
 
 _BUG: Final = 70
+_OPTIONAL: Final = frozenset(["jinja2", "matplotlib", "safetensors", "transformers"])
+"""What only training and evaluation need."""
 # Set by git for its hooks and aliases: they would point our own calls at another repository.
 _GIT_LOCAL: Final = (
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
@@ -63,6 +65,9 @@ _COMMANDS: Final = {
     "undo": Lazy("tvc.cli.operations:undo", "Take back the last command."),
     "op": Lazy("tvc.cli.operations:op", "List operations, or go back to one."),
     "train": Lazy("tvc.cli.training:train", "Train a behaviour, and commit it as a vector."),
+    "sharpness": Lazy(
+        "tvc.cli.sharpness:sharpness", "Measure how the loss curves along optimizers' steps."
+    ),
     "checkout": Lazy("tvc.cli.checkout:checkout", "Write a model directory."),
     "fsck": Lazy("tvc.cli.upkeep:fsck", "Check every object, and mend what can be mended."),
     "gc": Lazy("tvc.cli.upkeep:gc", "Remove objects that nothing needs."),
@@ -84,7 +89,7 @@ _SECTIONS: Final = {
         "undo",
         "op",
     ],
-    "Train": ["train"],
+    "Train": ["train", "sharpness"],
     "Write a model": ["checkout"],
     "Keep in order": ["fsck", "gc", "doctor", "completion"],
 }
@@ -179,7 +184,10 @@ def _run(arguments: list[str]) -> int:
     except MemoryError:
         _print_error("there is not enough memory", "see what is needed with --dry-run")
         return 1
-    except Exception:  # noqa: BLE001 -- the boundary: what arrives here is a bug, and is said to be one
+    except Exception as error:  # noqa: BLE001 -- the boundary: what arrives here is a bug, and is said to be one
+        if isinstance(error, ModuleNotFoundError) and error.name in _OPTIONAL:
+            _print_error(f"{error.name} is not installed", "pip install 'tvc[train]'")
+            return 1
         traceback.print_exc()
         _print_error("this is a bug in tvc", "report it with the lines above")
         return _BUG

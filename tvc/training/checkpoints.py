@@ -11,22 +11,29 @@ import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.optim import Optimizer
 
+from tvc.domain.errors import StateError
+from tvc.domain.names import printable
 from tvc.optimizers.differences import Differences
 from tvc_store.durable import make_folder, sync_folder, write_errors
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["CheckpointFailed", "load_checkpoint", "save_checkpoint"]
 
 _KEPT: Final = 2
 _UNFINISHED: Final = ".unfinished"
+
+
+class CheckpointFailed(StateError):
+    """The state of a training could not be written."""
 
 
 def save_checkpoint(
@@ -42,6 +49,7 @@ def save_checkpoint(
 
     Raises:
         WriteFailed: The system refused.
+        CheckpointFailed: So did torch.
     """
     first = not dist.is_initialized() or dist.get_rank() == 0
     place = folder / f"{step:08d}"
@@ -51,7 +59,10 @@ def save_checkpoint(
         shutil.rmtree(unfinished, ignore_errors=True)
     state = _state(differences, optimizer)
     with write_errors(folder), _alone() as alone:
-        state_dict_saver.save(state, checkpoint_id=unfinished, no_dist=alone)
+        try:
+            state_dict_saver.save(state, checkpoint_id=unfinished, no_dist=alone)
+        except CheckpointException as error:
+            _raise_cause(error)
     if first:
         with write_errors(folder):
             sync_folder(unfinished)
@@ -95,6 +106,18 @@ def _finished(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(each for each in folder.iterdir() if each.name.isdigit())
+
+
+def _raise_cause(error: CheckpointException) -> NoReturn:
+    """Raise what went wrong in one of the processes, which torch wraps."""
+    causes = [cause for cause, _ in error.failures.values()]
+    for cause in causes:
+        if isinstance(cause, OSError):
+            raise cause from None
+    words = printable(str(causes[0]).strip().partition("\n")[0], limit=300)
+    raise CheckpointFailed(
+        f"a checkpoint cannot be written: {words}", hint="the last one is whole; --resume goes on"
+    ) from error
 
 
 @contextmanager

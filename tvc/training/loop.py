@@ -25,6 +25,7 @@ from tvc.optimizers.building import make_optimizer
 from tvc.optimizers.differences import Differences
 from tvc.recording.trained import write_training
 from tvc.training.checkpoints import load_checkpoint, save_checkpoint
+from tvc.training.gradients import GradientReport
 from tvc.training.processes import Group, joined
 from tvc.training.provenance import measured, provenance_after
 from tvc.training.run import Run
@@ -56,6 +57,7 @@ class Step:
         tokens: Trained tokens.
         context_tokens: Tokens of their contexts.
         seconds: How long it took.
+        gradient: Squared length of the gradient by kind of weight.
     """
 
     step: int
@@ -64,6 +66,7 @@ class Step:
     tokens: int
     context_tokens: int
     seconds: float
+    gradient: Mapping[str, float]
 
 
 def train(run: Run, *, on_step: Callable[[Step], None] = lambda _: None) -> None:
@@ -120,13 +123,17 @@ class _Training:
         """Make all steps that are left, and write the result."""
         settings = self._settings
         start = load_checkpoint(self._run.checkpoints, self._differences, self._optimizer)
+        if self._group.is_first:
+            self._run.rewind(start)
         schedule = _schedule(self._optimizer, settings, start)
         for number in range(start, settings.steps):
             began = time.monotonic()
             rate = float(schedule.get_last_lr()[0])
             loss, tokens, context = self._step(number)
+            gradient = self._update()
             schedule.step()
-            made = Step(number + 1, loss, rate, tokens, context, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            made = Step(number + 1, loss, rate, tokens, context, seconds, gradient)
             if self._group.is_first:
                 self._run.say(asdict(made))
                 on_step(made)
@@ -164,7 +171,7 @@ class _Training:
             sync_folder(run.path)
 
     def _step(self, number: int) -> tuple[float, int, int]:
-        """Make one step; return its loss, its tokens and those of the contexts."""
+        """Collect the gradient of one step; return its loss, its tokens and the contexts'."""
         settings, group = self._settings, self._group
         torch.manual_seed(settings.seed * _APART + number)  # of dropout, where a model has it
         # By length, so that little is padded; the same rows in every process's order.
@@ -191,16 +198,19 @@ class _Training:
                 f"the loss of step {number + 1} is {mean}: rows {', '.join(_sources(rows))}",
                 hint="look at these rows, or begin anew with --discard and a lower --lr",
             )
-        self._update()
         return mean, tokens, sum(len(each.context) for each in rows)
 
-    def _update(self) -> None:
+    def _update(self) -> dict[str, float]:
+        """Change the weights, and return where the gradient went."""
+        report = GradientReport()
+        report.add(self._differences.named_parameters())
         deltas = [delta for _, delta in self._differences.named_parameters()]
         if self._settings.clip:
             torch.nn.utils.clip_grad_norm_(deltas, self._settings.clip)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._differences.write_weights()
+        return {kind: found["squared_norm"] for kind, found in report.to_json()["kinds"].items()}
 
 
 def _schedule(optimizer: Optimizer, settings: Settings, start: int) -> Any:

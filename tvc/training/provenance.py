@@ -4,6 +4,7 @@ Text and numbers only, one line each in `vectors/NAME.toml`. Absent: the data th
 """
 
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -79,8 +80,12 @@ def measured(log: Sequence[Mapping[str, Any]]) -> dict[str, Scalar]:
         "loss_first": float(f"{sum(losses[:part]) / part:.5g}"),
         "loss_last": float(f"{sum(losses[-part:]) / part:.5g}"),
     }
-    shares: Mapping[str, float] = log[-1].get("gradient", {})
-    facts |= {f"gradient_{kind}": float(f"{share:.3g}") for kind, share in shares.items()}
+    squares = Counter[str]()
+    for step in log:
+        squares.update(step["gradient"])
+    total = sum(squares.values()) or 1.0
+    for kind, square in squares.most_common():
+        facts[f"gradient_{kind}"] = float(f"{square / total:.3g}")
     return facts
 
 

@@ -195,15 +195,15 @@ class Run:
             log.write(_json(facts))
 
     def said(self) -> list[dict[str, Any]]:
-        """Return the log: the last line of every step, since one may have been made twice."""
+        """Return the log, but for a last line that is cut short."""
         if not self.log.exists():
             return []
-        found: dict[int, dict[str, Any]] = {}
-        for line in self.log.read_bytes().split(b"\n"):
-            if line.endswith(b"}"):  # the last one may be cut short
-                facts = json.loads(line)
-                found[facts["step"]] = facts
-        return [found[step] for step in sorted(found)]
+        return [json.loads(line) for line in self.log.read_bytes().split(b"\n")[:-1]]
+
+    def rewind(self, step: int) -> None:
+        """Take out of the log what was said of later steps, which will be made again."""
+        kept = [_json(facts) for facts in self.said() if facts["step"] <= step]
+        write_durably(self.log, kept)
 
     def clear(self) -> None:
         """Remove what is in the folder, so that nothing is taken for a run that can go on."""
