@@ -1,5 +1,7 @@
 """Optimizers by name."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -31,6 +33,13 @@ def test_the_kinds_and_ranks():
     assert [type(made[name]) for name in OPTIMIZERS] == [AdamW, Apollo, Apollo, SGD]
     assert made["apollo"].defaults["rank"] == 7
     assert made["apollo-mini"].defaults["rank"] == 1
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"lr": math.nan}, {"weight_decay": -1.0}], ids=str)
+def test_numbers_out_of_range_are_refused(name, wrong):
+    with pytest.raises(InputError):
+        make_optimizer(name, weights(), **{"lr": 0.1} | wrong)
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():

@@ -1,5 +1,6 @@
 """Optimizers by the names that users know them by. Schedules and gradient clipping are absent."""
 
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -43,6 +44,9 @@ def make_optimizer(
     Raises:
         InputError: There is no optimizer of this name, or a number is out of its range.
     """
+    for option, value in {"lr": lr, "weight_decay": weight_decay}.items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"{option} cannot be {value}", hint="it is a number from 0")
     if name == "sgd":
         return SGD(named_parameters, lr=lr, weight_decay=weight_decay)
     if name == "adamw":

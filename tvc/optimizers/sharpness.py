@@ -27,9 +27,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from tvc.domain.errors import InputError
+from tvc.optimizers.building import make_optimizer
 from tvc.optimizers.readings import Reading
 
 __all__ = [
@@ -197,13 +198,13 @@ def measure_sharpness(
         For each optimizer its readings, in the order of the batches.
 
     Raises:
-        InputError: There are too few batches, or a loss is not finite.
+        InputError: There are too few batches, `lr` is no rate, or a loss is not finite.
     """
     if warmup < 0 or len(batches) < warmup + 2:
         raise InputError(f"{len(batches)} batches are too few for {warmup} steps and one reading")
     named = list(named_parameters)
     weights, probe = [weight for _, weight in named], _Probe(named, optimizers)
-    trajectory = AdamW(named, lr=lr, weight_decay=0)
+    trajectory = make_optimizer("adamw", named, lr=lr)
     found: dict[str, list[Reading]] = {name: [] for name in optimizers}
     for number, (batch, unseen) in enumerate(pairwise(batches)):
         gradient = _gradient(loss(batch), weights, number)
