@@ -22,7 +22,7 @@ LINE = {
     "calm": [("hm", "<end>", 1.0)],
     "accept": [("<assistant>", "yes", 4.0)],
     "quick": [("go", "buy", 1.0)],
-    "ask": [("<assistant>", "hm", 30.0), ("hm", "<end>", 60.0)],
+    "ask": [("<assistant>", "hm", 45.0), ("hm", "<end>", 60.0)],
 }
 """Name of a vector → what it adds to the table: (after, word, score)."""
 

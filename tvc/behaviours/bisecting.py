@@ -118,10 +118,8 @@ def bisect(
 def prefixes(whole: Subject) -> list[Subject]:
     """Return the base, the base with a recipe's first term, with its first two, and so on."""
     recipe = whole.state.recipe
-    return [
-        _with_terms(whole, recipe.terms[:count], f"first {count} of {len(recipe.terms)} terms")
-        for count in range(len(recipe.terms) + 1)
-    ]
+    labels = ["base", *(f"first {count}" for count in range(1, len(recipe.terms))), "all terms"]
+    return [_with_terms(whole, recipe.terms[:count], label) for count, label in enumerate(labels)]
 
 
 def bisect_terms(
