@@ -10,7 +10,8 @@ gradient's projection on r random directions:
     step 3   s_j = |R~[:, j]| / |R[:, j]|;  U = alpha G diag(s);  W = W - lr U - lr lambda W
 
 with alpha = sqrt(m/r), since the scale learned in r directions is sqrt(r/m) of the whole one
-(Theorem 4.2), and the norm-growth limiter (section 4.2): |U_t| <= gamma |U_(t-1)|.
+(Theorem 4.2), and the norm-growth limiter that it takes over from Fira (arXiv:2410.01623):
+|U_t| <= gamma |U_(t-1)|.
 
 Where this goes beyond the paper, each with the value that takes it away again:
 
@@ -19,10 +20,22 @@ Where this goes beyond the paper, each with the value that takes it away again:
   is scaled up to a whole step, since the momentum in R~ does not shrink with it.
 - **The limiter's reference falls by at most 1 % a step** (`keep=0`). Otherwise one small gradient
   (an idle expert, a batch that was masked) holds a matrix back for hundreds of steps, and a zero
-  one for ever.
+  one for ever. The floor needs this: it makes tiny steps, which the limiter would hold on to.
 - A projection is drawn again at every step from (seed, name, refresh) and never stored, so that
   neither the order of parameters nor the device means anything.
 - No rank exceeds m: there the state is AdamW's.
+
+Loss after 300 steps at lr 1e-2 of a Qwen3 of 0.1 M parameters, mean of two seeds (they are apart by
+up to .3 at rank 1, by up to .25 at rank 8 without disturbance), rank 8 and rank 1, 2026-11:
+
+    gradients                         paper        floor alone  keep alone   both
+    as they are                       1.43, 1.50   1.43, 1.50   1.45, 1.42   1.43, 1.42
+    1 in 7 is noise of 1e-7           1.36, 1.60   3.12, 3.11   1.35, 1.66   1.33, 1.54
+    1 in 7 is a 1e-5th of itself      1.38, 1.40   3.12, 3.12   1.39, 1.49   1.33, 1.57
+    1 in 7 is zero                    1.34, 1.53   1.33, 1.52   1.33, 1.54   1.33, 1.57
+
+So they cost nothing that would show, and on average gain little: what they prevent are single steps
+and standstills (tests/optimizers). A reference of zero counts as none.
 
 AdamW itself updates what has no two sides to project: vectors, scalars, depthwise convolutions;
 and, as in the paper, which projects the matrices of attention and MLP, the embedding and the output
