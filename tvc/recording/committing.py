@@ -106,11 +106,12 @@ def _provenance(
     repository: Repository, before: State, model: ModelDirectory, training: Training | None
 ) -> dict[str, Scalar]:
     found: dict[str, Scalar] = {
-        "source": os.path.relpath(model.root, repository.layout.root),
         "trained_from": format_recipe(before.recipe),
         "recorded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    return found | dict(training.provenance if training else {})
+    if training is None:
+        return {"source": os.path.relpath(model.root, repository.layout.root), **found}
+    return {**found, **training.provenance}  # its folder is a passing one
 
 
 def _check_origin(

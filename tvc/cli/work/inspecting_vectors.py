@@ -1,6 +1,7 @@
 """What tvc vectors inspect and compare, which read weights does."""
 
 import json
+from collections.abc import Mapping
 
 import click
 
@@ -9,7 +10,7 @@ from tvc.cli.progress import format_bytes, progress_of
 from tvc.cli.session import Session
 from tvc.domain.names import printable
 from tvc.domain.recipe import format_recipe
-from tvc.domain.vector import VectorRecord
+from tvc.domain.vector import Scalar, VectorRecord
 from tvc.repository.objects import Objects, open_objects
 from tvc.repository.state import State
 from tvc.versioning.editing import find_vectors, readable_state
@@ -39,6 +40,8 @@ def _facts(name: str, state: State, record: VectorRecord, facts: VectorFacts) ->
         "kind": record.kind,
         "trained_from": _origin(state, record),
         "provenance": dict(record.provenance),
+        "measured": dict(record.measured),
+        "delta": record.delta,
         "total": _part_facts(facts.total),
         "layers": {label: _part_facts(part) for label, part in facts.layers.items()},
         "kinds": {label: _part_facts(part) for label, part in facts.kinds.items()},
@@ -73,11 +76,11 @@ def _lines(name: str, state: State, record: VectorRecord, facts: VectorFacts) ->
         f"stored  {format_bytes(facts.stored_bytes)}, {share:.0%} of "
         f"{format_bytes(facts.raw_bytes)}; tensors changed: {facts.tensors}",
     ]
-    lines += [
-        f"{printable(key):7} {printable(str(value))}"
-        for key, value in record.provenance.items()
-        if key != "trained_from"
-    ]
+    if record.delta:
+        kept = format_bytes(int(record.measured.get("delta_bytes", 0)))
+        lines.append(f"delta   the difference as it was trained, in {kept} more")
+    lines += _told("where it came from", record.provenance, {"trained_from"})
+    lines += _told("measured", record.measured, {"delta_bytes", "stored_bytes"})
     if facts.files:
         lines.append(f"files   {', '.join(map(printable, facts.files))}")
     if facts.unmeasured:
@@ -94,6 +97,18 @@ def _lines(name: str, state: State, record: VectorRecord, facts: VectorFacts) ->
         )
         lines += [f"{printable(label):{width}}  {_row(part)}" for label, part in parts.items()]
     return lines
+
+
+def _told(heading: str, values: Mapping[str, Scalar], shown: set[str]) -> list[str]:
+    """Return lines of a record's table, but for what stands elsewhere already."""
+    told = {
+        printable(key): printable(str(value), limit=4000)
+        for key, value in values.items()
+        if key not in shown
+    }
+    width = max(map(len, told), default=0)
+    lines = [f"{key:{width}}  {value}" for key, value in told.items()]
+    return ["", heading, *lines] if lines else []
 
 
 def _row(part: Part) -> str:
