@@ -80,10 +80,11 @@ def test_other_kinds_of_layers_pass(kind: str, options: dict[str, Any]) -> None:
         ("use_cache", False),
         ("output_hidden_states", True),
         ("output_router_logits", True),
+        ("eos_token_id", [2, 3]),
     ],
 )
 def test_what_a_configuration_asks_for_besides_does_no_harm(
-    flag: str, value: bool, tier: Tier
+    flag: str, value: Any, tier: Tier
 ) -> None:
     model = tiny("qwen3-next")
     setattr(model.config, flag, value)

@@ -100,7 +100,8 @@ def _random_examples(model: PreTrainedModel) -> list[Example]:
 def _ordinary_ids(config: Any) -> Sequence[int]:
     """Return ids of tokens that mean nothing to the model's code, such as a place for an image."""
     known = {**config.to_dict(), **config.get_text_config().to_dict()}
-    special = {value for key, value in known.items() if key.endswith(("token_id", "token_index"))}
+    named = [value for key, value in known.items() if key.endswith(("token_id", "token_index"))]
+    special = {i for value in named for i in (value if isinstance(value, list) else [value])}
     size = cast("int", config.get_text_config().vocab_size)
     return [i for i in range(min(size, 1000)) if i not in special] or range(size)
 
@@ -108,14 +109,13 @@ def _ordinary_ids(config: Any) -> Sequence[int]:
 def _plain_logits(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
     """Return what predicts each token of the decisions, one plain pass each: (tokens, vocabulary).
 
-    Without cache, masks or positions, and with a token more behind it: a model that looks ahead
-    will not give these logits in any tier.
+    Without cache, masks or positions, and with the last token of the decision, which no tier gives
+    to the model: one that looks ahead will not come to the same logits.
     """
     found: list[Tensor] = []
     for example in examples:
         for decision in example.decisions:
-            tokens = (*example.context, *decision, example.context[0])
-            ids = torch.tensor([tokens], device=model.device)
+            ids = torch.tensor([example.context + decision], device=model.device)
             logits = model(input_ids=ids, use_cache=False).logits[0]
             start = len(example.context) - 1
             found.append(logits[start : start + len(decision)])
@@ -146,7 +146,7 @@ def _check_figures(name: str, tier: Tier, difference: float, bound: float, *, fi
         raise UnsupportedModel(
             f"{name}: logits in tier {tier} are {difference:.2g} of their spread away from those "
             f"of plain passes, and may be {bound:g}",
-            hint="another tier, --dtype float32 or another attention implementation may be right",
+            hint="another --tier may be right for it",
         )
     if not finite:
         raise UnsupportedModel(f"{name}: its gradients in tier {tier} are not finite")
