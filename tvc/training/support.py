@@ -100,8 +100,10 @@ def _random_examples(model: PreTrainedModel) -> list[Example]:
 def _ordinary_ids(config: Any) -> Sequence[int]:
     """Return ids of tokens that mean nothing to the model's code, such as a place for an image."""
     known = {**config.to_dict(), **config.get_text_config().to_dict()}
-    named = [value for key, value in known.items() if key.endswith(("token_id", "token_index"))]
-    special = {i for value in named for i in (value if isinstance(value, list) else [value])}
+    special: set[Any] = set()
+    for key, value in known.items():
+        if key.endswith(("token_id", "token_index")):
+            special.update(cast("list[Any]", value) if isinstance(value, list) else [value])
     size = cast("int", config.get_text_config().vocab_size)
     return [i for i in range(min(size, 1000)) if i not in special] or range(size)
 
