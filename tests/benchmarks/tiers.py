@@ -47,23 +47,37 @@ def rows(work: Path, *, small: bool) -> list[Row]:
     """Measure tiers of gradient; see tests/benchmarks/__main__.py."""
     contexts = (128,) if small else (1024, 4096)
     names = ("small-qwen3", "small-qwen3.5") if small else ("qwen3", "qwen3.5")
-    runs = 1 if small else 3
-    return [
-        row for name in names for context in contexts for row in _of_context(name, context, runs)
-    ]
+    runs = 1 if small else 2
+    found: list[Row] = []
+    for name in names:
+        for context in contexts:
+            found += _of_context(name, context, runs)
+        # Only on the shorter one: four full passes over the longer take a dozen GB.
+        found += _of_decisions(name, contexts[0], 4, runs)
+    return found
 
 
 def _of_context(name: str, context: int, runs: int) -> list[Row]:
-    one = {tier: _measured(name, context, 1, tier, runs) for tier in _WORDS}
-    four = {tier: _measured(name, context, 4, tier, runs) for tier in (_FROZEN, "full")}
-    size = f"{one['full'].parameters / 1e6:.0f} M"
-    where = f"{name.removeprefix('small-')} of {size}, context of {context}"
-    found: list[Row] = []
-    for over, under in _PAIRS:
-        what = f"{where}: {_WORDS[over]} over {_WORDS[under]}"
-        found += _compared(what, one[over], one[under])
-    what = f"{where}, 4 decisions on it: {_WORDS[_FROZEN]} over full"
-    return [*found, *_compared(what, four[_FROZEN], four["full"])]
+    steps = {tier: _measured(name, context, 1, tier, runs) for tier in _WORDS}
+    where = _where(name, steps["full"], context)
+    return [
+        row
+        for over, under in _PAIRS
+        for row in _compared(
+            f"{where}: {_WORDS[over]} over {_WORDS[under]}", steps[over], steps[under]
+        )
+    ]
+
+
+def _of_decisions(name: str, context: int, count: int, runs: int) -> list[Row]:
+    frozen, full = (_measured(name, context, count, tier, runs) for tier in (_FROZEN, "full"))
+    where = _where(name, full, context)
+    return _compared(f"{where}, {count} decisions on it: frozen context over full", frozen, full)
+
+
+def _where(name: str, steps: _Steps, context: int) -> str:
+    size = f"{steps.parameters / 1e6:.0f} M"
+    return f"{name.removeprefix('small-')} of {size}, context of {context}"
 
 
 def _measured(name: str, context: int, decisions: int, tier: str, runs: int) -> _Steps:
