@@ -236,6 +236,14 @@ def test_a_saved_state_resumes_to_identical_steps(kind):
     assert all(torch.equal(weights[name], resumed[name]) for name in shapes)
 
 
+def test_a_state_of_other_parameters_is_refused():
+    one, two = (nn.Parameter(torch.ones(3, 4)) for _ in range(2))
+    optimizer = Apollo([("a", one), ("b", two)], lr=0.1)
+    other = Apollo([("b", two), ("a", one)], lr=0.1)
+    with pytest.raises(InputError, match="other parameters"):
+        optimizer.load_state_dict(other.state_dict())
+
+
 def test_weights_in_bfloat16_are_rounded_once():
     start = torch.randn(12, 20).bfloat16()
     grad = torch.randn(12, 20).bfloat16()

@@ -196,7 +196,13 @@ class Apollo(Optimizer):
 
         Args:
             state_dict: What `state_dict` of an optimizer over the same parameters returned.
+
+        Raises:
+            InputError: Its parameters have other names, or stand in another order.
         """
+        names = [[*group["param_names"]] for group in self.param_groups]
+        if [[*group.get("param_names", ())] for group in state_dict["param_groups"]] != names:
+            raise InputError("the state is of an optimizer over other parameters")
         super().load_state_dict(state_dict)
         # torch casts state to the type of the weight, which would round the moments of bfloat16.
         weights = [weight for group in self.param_groups for weight in group["params"]]

@@ -14,6 +14,11 @@ Where a model has experts, the exact figure is that of fixed routing. The loss i
 token goes to another expert, which the estimate sees and no derivative does: on random models of
 that kind the two have nothing in common. On smooth ones they agree to some tenths of a percent.
 
+The order of the paper's table, SGD > Adam > Apollo > Apollo-Mini, does not show on small problems
+(tests/optimizers/test_paper_order.py): there SGD > Apollo-Mini > Apollo > AdamW, because AdamW's
+momentum averages over batches; without momentum it is as sharp as Apollo. And the flattest, AdamW,
+has the smallest decrease.
+
 Absent: the model and its data (they are a function of a batch), and weights other than those given.
 """
 
