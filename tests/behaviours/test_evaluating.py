@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import LINE, SUITE, write_suite
+from line_bench import LINE, SUITE, write_suite
 
 from tvc.behaviours.bisecting import Found, NotFound, bisect, bisect_terms
 from tvc.behaviours.evaluating import Evaluator, Settings

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SUITE, write_suite
+from line_bench import SUITE, write_suite
 from puppets import ID, TOKENIZER, add_score, base_puppet
 from torch.nn import functional
 

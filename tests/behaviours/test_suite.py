@@ -1,7 +1,7 @@
 """A suite is read whole, or what is wrong with it is said."""
 
 import pytest
-from conftest import SUITE, write_suite
+from line_bench import SUITE, write_suite
 
 from tvc.behaviours.suite import BadSuite, read_suite
 from tvc.dialogues.problems import BadRows

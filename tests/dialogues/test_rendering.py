@@ -9,9 +9,11 @@ from tokenizers.trainers import BpeTrainer
 from toys import CHAT_TEMPLATE, SPECIAL, WORDS, word_tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from tvc.dialogues import templating
 from tvc.dialogues.problems import BadRows
 from tvc.dialogues.rendering import render_examples, render_prompts
 from tvc.dialogues.rows import row_from
+from tvc.dialogues.sandbox import Limits
 from tvc.dialogues.templating import NoTemplate
 
 TOKENIZER = word_tokenizer()
@@ -177,13 +179,6 @@ def test_a_template_that_fails_is_refused(template: str, words: str) -> None:
     assert words in found
 
 
-@pytest.mark.slow
-def test_a_template_that_loops_is_ended() -> None:
-    loop = "{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4
-    words = refused(dialogue("go", "ok"), tokenizer=word_tokenizer(chat_template=loop))
-    assert "it took longer than 10 s" in words
-
-
 def test_no_template_is_said_once() -> None:
     with pytest.raises(NoTemplate, match="no chat template"):
         examples(dialogue("go", "ok"), tokenizer=word_tokenizer(chat_template=None))
@@ -205,3 +200,11 @@ def test_what_does_not_fit_is_named_and_never_cut() -> None:
 def test_text_cannot_pass_for_the_templates_marks(token: str) -> None:
     assert f"holds the control token '{token}'" in refused(dialogue(f"go {token} go", "ok"))
     assert f"holds the control token '{token}'" in refused(dialogue("go", f"ok {token}"))
+
+
+def test_a_template_that_loops_is_tried_on_one_row(monkeypatch) -> None:
+    monkeypatch.setattr(templating, "_LIMITS", Limits(seconds=0.5))
+    loop = "{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4
+    rows = [dialogue("go", "ok")] * 50
+    words = refused(*rows, tokenizer=word_tokenizer(chat_template=loop))
+    assert words == "data.jsonl:1: the chat template failed: it took longer than 0.5 s"

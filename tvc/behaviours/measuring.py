@@ -21,7 +21,7 @@ from tvc.dialogues.endpoint import Endpoint
 from tvc.dialogues.example import Example
 from tvc.dialogues.generation import Said, end_ids, generate, row_seed
 from tvc.dialogues.loading import Loaded
-from tvc.dialogues.rendering import render_examples, render_prompts
+from tvc.dialogues.rendering import Renderer
 from tvc.dialogues.rows import Row
 from tvc.dialogues.sandbox import Containment
 from tvc.dialogues.verifiers import Case, Verifier, Verify, opened
@@ -75,9 +75,9 @@ def measure(loaded: Loaded, suite: Suite, bench: Bench, *, base: Loaded | None =
         BadRows: A prompt cannot be rendered, or does not fit.
         VerifierFailed: A verifier failed, or did not decide.
     """
-    answers = _answers(loaded, suite, bench)
+    prompts, examples = _rendered(loaded, suite)
+    answers = _answers(loaded, suite, bench, prompts)
     behaviours = _verified(suite, answers, bench)
-    examples = _general(loaded, suite)
     loss = kl = None
     if examples:
         loss, kl = _compare(loaded, base, examples)
@@ -98,11 +98,19 @@ def _asks(suite: Suite) -> list[_Ask]:
     return list(found)
 
 
-def _answers(loaded: Loaded, suite: Suite, bench: Bench) -> dict[_Ask, list[_Answer]]:
+def _rendered(loaded: Loaded, suite: Suite) -> tuple[list[tuple[int, ...]], list[Example]]:
+    """Return the contexts of all that is asked, and the general data."""
+    rows = [_instructed(row, guidance) for prompts, guidance in _asks(suite) for row in prompts]
+    ends = end_ids(loaded.model, loaded.tokenizer)
+    with Renderer(loaded.tokenizer, ends=ends, variables=suite.variables) as renderer:
+        prompts = renderer.prompts(rows, window=suite.window - suite.sampling.tokens)
+        return prompts, renderer.examples(suite.general, window=suite.window)
+
+
+def _answers(
+    loaded: Loaded, suite: Suite, bench: Bench, prompts: Sequence[tuple[int, ...]]
+) -> dict[_Ask, list[_Answer]]:
     asks = _asks(suite)
-    rows = [_instructed(row, guidance) for prompts, guidance in asks for row in prompts]
-    room = suite.window - suite.sampling.tokens
-    prompts = render_prompts(rows, loaded.tokenizer, window=room, variables=suite.variables)
     seeds = [row_seed(suite.sampling.seed, n) for rows, _ in asks for n in range(len(rows))]
     said = zip(
         prompts,
@@ -150,16 +158,6 @@ def _shown(
         if behaviour.guidance
         else None,
         opposed=verdicts(rows, opposite.guidance, opposite.verifier) if opposite else None,
-    )
-
-
-def _general(loaded: Loaded, suite: Suite) -> list[Example]:
-    return render_examples(
-        suite.general,
-        loaded.tokenizer,
-        window=suite.window,
-        ends=end_ids(loaded.model, loaded.tokenizer),
-        variables=suite.variables,
     )
 
 

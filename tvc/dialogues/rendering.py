@@ -8,18 +8,19 @@ the window is an error, never cut. Absent: padding, and what is done with the id
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, TypeVar, cast
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, cast
 
 from transformers import PreTrainedTokenizerBase
 
 from tvc.dialogues.example import Example
 from tvc.dialogues.problems import BadRows, Problem
 from tvc.dialogues.rows import Message, Row, guided
-from tvc.dialogues.sandbox import SandboxFailed
+from tvc.dialogues.sandbox import SandboxFailed, TookTooLong
 from tvc.dialogues.templating import Template
 from tvc.domain.names import printable
 
-__all__ = ["render_examples", "render_prompts"]
+__all__ = ["Renderer", "render_examples", "render_prompts"]
 
 T = TypeVar("T")
 
@@ -48,9 +49,8 @@ def render_examples(
         BadRows: A row cannot be rendered, or does not fit; the first of them are named.
         NoTemplate: There are dialogues, and the model has no chat template.
     """
-    with Template(tokenizer, variables) as template:
-        render = _Rendering(tokenizer, template, ends)
-        return _for_all(rows, lambda row: _fitted(render.example(row), window))
+    with Renderer(tokenizer, ends=ends, variables=variables) as renderer:
+        return renderer.examples(rows, window=window)
 
 
 def render_prompts(
@@ -72,13 +72,21 @@ def render_prompts(
         BadRows: A row cannot be rendered, or does not fit; the first of them are named.
         NoTemplate: There are dialogues, and the model has no chat template.
     """
-    with Template(tokenizer, variables) as template:
-        render = _Rendering(tokenizer, template, ())
-        return _for_all(rows, lambda row: _fitted_context(render.context(guided(row)), window))
+    with Renderer(tokenizer, variables=variables) as renderer:
+        return renderer.prompts(rows, window=window)
 
 
 class _Unfit(Exception):
-    """Why a row cannot be rendered."""
+    """Why a row cannot be rendered.
+
+    Args:
+        words: What is wrong with it.
+        last: Whether other rows need not be tried.
+    """
+
+    def __init__(self, words: str, *, last: bool = False) -> None:
+        super().__init__(words)
+        self.last = last
 
 
 def _for_all(rows: Sequence[Row], work: Callable[[Row], T]) -> list[T]:
@@ -87,51 +95,83 @@ def _for_all(rows: Sequence[Row], work: Callable[[Row], T]) -> list[T]:
     for row in rows:
         try:
             found.append(work(row))
-        except (_Unfit, SandboxFailed) as error:
+        except _Unfit as error:
             problems.append(Problem(row.source, str(error)))
-            if len(problems) == _ENOUGH:
+            if error.last or len(problems) == _ENOUGH:
                 break
     if problems:
         raise BadRows(problems, total=len(rows))
     return found
 
 
-class _Rendering:
-    """Rows to ids, for one model."""
+class Renderer:
+    """Renders rows for one model; use it in a `with`, which ends the process of its template.
+
+    Args:
+        tokenizer: The model's.
+        ends: Ids that end a turn besides the tokenizer's end-of-sequence.
+        variables: What the chat template is given besides.
+    """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: Template, ends: Collection[int]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        ends: Collection[int] = (),
+        variables: Mapping[str, object] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
-        self._template = template
+        self._template = Template(tokenizer, variables)
         end = cast("int | None", tokenizer.eos_token_id)
         self._end = end
         self._ends = {*ends, *(() if end is None else (end,))}
         self._control = [str(token) for token in tokenizer.all_special_tokens if token]
 
-    def example(self, row: Row) -> Example:
-        row = guided(row)
-        context = self.context(row)
-        decisions = tuple(self._decision(row, context, each) for each in row.decisions)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._template.__exit__(kind, error, traceback)
+
+    def examples(self, rows: Sequence[Row], *, window: int) -> list[Example]:
+        """Do what `render_examples` says."""
+        return _for_all(rows, lambda row: _fitted(self._example(guided(row)), window))
+
+    def prompts(self, rows: Sequence[Row], *, window: int) -> list[tuple[int, ...]]:
+        """Do what `render_prompts` says."""
+        return _for_all(rows, lambda row: _fitted_context(self._context(guided(row))[1], window))
+
+    def _example(self, row: Row) -> Example:
+        before, context = self._context(row)
+        decisions = tuple(self._decision(row, before, context, each) for each in row.decisions)
         return Example(context, decisions, row.source)
 
-    def context(self, row: Row) -> tuple[int, ...]:
+    def _context(self, row: Row) -> tuple[str, tuple[int, ...]]:
+        """Return a context's text and ids."""
         if isinstance(row.context, str):
-            found = self._ids(row.context, special=True)
+            text, found = row.context, self._ids(row.context, special=True)
         else:
             self._check(row.context)
-            found = self._ids(self._text(row, row.context, asks=True))
+            text = self._text(row, row.context, asks=True)
+            found = self._ids(text)
         if not found:
             raise _Unfit("its context has no tokens")
-        return found
+        return text, found
 
-    def _decision(self, row: Row, context: tuple[int, ...], decision: Any) -> tuple[int, ...]:
+    def _decision(
+        self, row: Row, before: str, context: tuple[int, ...], decision: Message | str
+    ) -> tuple[int, ...]:
         if isinstance(row.context, str):
+            assert isinstance(decision, str)
             whole = self._ids(row.context + decision, special=True)
             return self._ended(self._after(context, whole, decision))
         assert isinstance(decision, Message)
         self._check([decision])
-        before = self._text(row, row.context, asks=True)
         whole = self._text(row, (*row.context, decision), asks=False)
         if not whole.startswith(before):
             raise _Unfit(
@@ -147,7 +187,8 @@ class _Rendering:
         try:
             return self._template.render(messages, asks=asks, tools=row.tools)
         except SandboxFailed as error:
-            raise _Unfit(f"the chat template failed: {error.message}") from None
+            slow = isinstance(error, TookTooLong)
+            raise _Unfit(f"the chat template failed: {error.message}", last=slow) from None
 
     def _check(self, messages: Sequence[Message]) -> None:
         """Refuse text that would be taken for the template's own marks."""

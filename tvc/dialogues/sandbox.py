@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, Self
 from tvc.domain.errors import InputError
 from tvc.domain.names import printable
 
-__all__ = ["Containment", "Limits", "Sandbox", "SandboxFailed"]
+__all__ = ["Containment", "Limits", "Sandbox", "SandboxFailed", "TookTooLong"]
 
 _START_SECONDS: Final = 60.0  # a busy machine, importing
 _PIECE: Final = 1 << 16
@@ -28,6 +28,10 @@ _SAID: Final = 300
 
 class SandboxFailed(InputError):
     """Foreign code failed, took too long, or answered nonsense."""
+
+
+class TookTooLong(SandboxFailed):
+    """Foreign code did not answer in its time."""
 
 
 class Limits(NamedTuple):
@@ -175,7 +179,7 @@ class Sandbox:
             while True:
                 ready = selector.select(max(deadline - time.monotonic(), 0))
                 if not ready:
-                    raise SandboxFailed(f"it took longer than {self._limits.seconds:g} s")
+                    raise TookTooLong(f"it took longer than {self._limits.seconds:g} s")
                 for key, _ in ready:
                     if key.fileobj is sink:
                         left = left[_write(sink.fileno(), left) :]
