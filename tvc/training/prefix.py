@@ -138,8 +138,9 @@ def new_cache(config: PretrainedConfig) -> DynamicCache:
         cache = DynamicCache(config=config)
     except KeyError as error:
         _unfreezable(config, f"layers of kind {error}, which have no known cache")
-    for kind in {layer.__class__ for layer in cast("list[Any]", cache.layers)} - _LAYERS.keys():
-        _unfreezable(config, f"layers with a {kind.__name__}")
+    for layer in cast("list[Any]", cache.layers):
+        if layer.__class__ not in _LAYERS:
+            _unfreezable(config, f"layers with a {layer.__class__.__name__}")
     return cache
 
 
