@@ -74,7 +74,7 @@ class Run:
     @classmethod
     def named(cls, folder: Path, name: str) -> "Run":
         """Return the run of a vector's name in a folder of runs; it need not be there."""
-        return cls(folder / check_name(name).replace("/", "."))
+        return cls(folder / check_name(name).replace("/", "%"))
 
     @property
     def base(self) -> Path:
