@@ -23,7 +23,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -97,6 +97,15 @@ class Suite:
     def names(self) -> tuple[str, ...]:
         """The behaviours' names."""
         return tuple(each.name for each in self.behaviours)
+
+    def only(self, name: str) -> "Suite":
+        """Return the suite of one of the behaviours, without instructions and general data."""
+        chosen = tuple(
+            replace(each, guidance="", opposite=None)
+            for each in self.behaviours
+            if each.name == name
+        )
+        return replace(self, behaviours=chosen, general=())
 
     def id(self, *, judge: str = "") -> str:
         """Return what the suite is, as a hash: equal ones measure the same, wherever they lie.

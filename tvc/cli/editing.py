@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import click
 
 from tvc.cli.completing import complete_term, complete_vector
+from tvc.cli.evaluating import SUITE, measuring_options
+from tvc.cli.lazy import load
 from tvc.cli.session import Session, pass_session
 from tvc.domain.changes import describe_changes
 from tvc.domain.grammar import parse_number, parse_sum
@@ -69,14 +73,44 @@ def negate(session: Session, *, vector: str) -> None:
     epilog="Example: tvc scale brief 0.8", context_settings={"ignore_unknown_options": True}
 )
 @click.argument("vector", shell_complete=complete_term)
-@click.argument("coefficient")
+@click.argument("coefficient", required=False)
+@click.option(
+    "--sweep",
+    metavar="FIRST:LAST:STEP",
+    help="Measure a range of coefficients, and change nothing.",
+)
+@click.option("--suite", type=SUITE, metavar="SUITE", help="What --sweep measures.")
+@click.option("--plot", type=SUITE, metavar="FILE", help="Draw the sweep to a PNG too.")
+@measuring_options
+@click.option("--json", "as_json", is_flag=True, help="With --sweep: print facts as JSON.")
 @pass_session
-def scale(session: Session, *, vector: str, coefficient: str) -> None:
-    """Give a term of the recipe another coefficient.
+def scale(
+    session: Session,
+    *,
+    vector: str,
+    coefficient: str | None,
+    sweep: str | None,
+    suite: Path | None,
+    **options: Any,
+) -> None:
+    """Give a term of the recipe another coefficient, or see what others would do.
 
     VECTOR is a vector's name, or a merge as it stands in the recipe. COEFFICIENT is exact: 0.8,
-    -1 or 1/3.
+    -1 or 1/3. With --sweep 0:1.5:0.25 the recipe is measured by a suite with each of these,
+    and with the vector added where it is not in the recipe.
     """
+    if sweep is not None:
+        if coefficient is not None or suite is None:
+            raise click.UsageError("--sweep needs --suite SUITE, and no coefficient")
+        load("tvc.cli.work.sweeping:sweep")(
+            session, vector=vector, sweep=sweep, suite=suite, **options
+        )
+        return
+    given = [name for name in ("plot", "as_json") if options[name]] + ["suite"] * bool(suite)
+    if given:
+        raise click.UsageError(f"--{given[0].removeprefix('as_')} needs --sweep")
+    if coefficient is None:
+        raise click.UsageError("say which coefficient, or --sweep FIRST:LAST:STEP")
     number = parse_number(coefficient)
     _edit(session, lambda state: scale_term(state, vector, number))
 

@@ -68,6 +68,8 @@ _COMMANDS: Final = {
     "sharpness": Lazy(
         "tvc.cli.sharpness:sharpness", "Measure how the loss curves along optimizers' steps."
     ),
+    "eval": Lazy("tvc.cli.evaluating:evaluate", "Measure which behaviours models show."),
+    "bisect": Lazy("tvc.cli.bisecting:bisect", "Find what brought a behaviour in."),
     "checkout": Lazy("tvc.cli.checkout:checkout", "Write a model directory."),
     "fsck": Lazy("tvc.cli.upkeep:fsck", "Check every object, and mend what can be mended."),
     "gc": Lazy("tvc.cli.upkeep:gc", "Remove objects that nothing needs."),
@@ -89,7 +91,7 @@ _SECTIONS: Final = {
         "undo",
         "op",
     ],
-    "Train": ["train", "sharpness"],
+    "Train and measure": ["train", "eval", "bisect", "sharpness"],
     "Write a model": ["checkout"],
     "Keep in order": ["fsck", "gc", "doctor", "completion"],
 }
