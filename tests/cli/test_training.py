@@ -268,3 +268,18 @@ def test_what_training_needs_besides_is_named_where_it_is_not_installed(place):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == ("error: transformers is not installed\nhint: pip install 'tvc[train]'\n")
+
+
+@pytest.mark.slow
+def test_what_was_trained_is_measured_beside_its_parent(tvc: Cli, place):
+    suite = place / "suite.toml"
+    suite.write_text(
+        "format = 1\ntokens = 8\n\n[[behaviours]]\n"
+        'name = "agrees"\nprompts = ["sell the red boat"]\nverifier = "regex:yes"\n'
+    )
+    quick = ["--data", "../listen.jsonl", *QUICK, "--steps", 20, "-m", "Listen"]
+    tvc("train", "x", *quick, "--suite", "../none.toml", code=1)
+    assert "none.toml" in tvc.err
+    said = tvc("train", "listen", *quick, "--suite", "../suite.toml")
+    assert re.search(r"HEAD~1 +HEAD", said)
+    assert re.search(r"agrees +0% \[0, 79\] +100% \[21, 100\]", said)

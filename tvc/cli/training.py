@@ -97,6 +97,7 @@ FILE: Final = click.Path(path_type=Path)
     help="Train from this commit (default: HEAD).",
 )
 @click.option("-m", "--message", help="What the commit is for.")
+@click.option("--suite", type=FILE, metavar="FILE", help="Evaluate the commit and its parent.")
 @click.option("--no-commit", is_flag=True, help="Leave the tuned model for tvc commit.")
 @click.option("--resume", is_flag=True, help="Go on with the training of NAME that was stopped.")
 @click.option("--discard", is_flag=True, help="Forget the training of NAME that was stopped.")

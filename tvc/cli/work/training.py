@@ -14,9 +14,11 @@ from typing import Any, Final
 import click
 import torch
 
+from tvc.behaviours.suite import read_suite
 from tvc.checkout.writing import Checkout
 from tvc.cli.progress import byte_progress, step_progress
 from tvc.cli.session import Session
+from tvc.cli.work.evaluating import evaluate
 from tvc.cli.work.recording import say_recorded
 from tvc.dialogues.endpoint import Endpoint
 from tvc.dialogues.generation import Sampling
@@ -40,8 +42,9 @@ from tvc.training.tiers import choose_tier
 __all__ = ["train"]
 
 _SHARD_BYTES: Final = 5_000_000_000
+_ANSWERS_AT_ONCE: Final = 16
 _LOOK_SECONDS: Final = 0.2
-_RESUMABLE: Final = frozenset(["name", "origin", "message", "no_commit", "resume"])
+_RESUMABLE: Final = frozenset(["name", "origin", "message", "no_commit", "resume", "suite"])
 
 
 class TrainingFailed(StateError):
@@ -61,6 +64,9 @@ def train(session: Session, *, name: str, resume: bool, discard: bool, **options
     elif message is None and not options["no_commit"]:
         raise click.UsageError("say what the commit is for: -m MESSAGE")
     free_name(repository.state_at("HEAD"), name)
+    suite: Path | None = options["suite"]
+    if suite is not None:
+        read_suite(suite)  # what is wrong with it is better known now
     with run.held() as lock:
         if not resume:
             _make_way(run, name, discard=discard)
@@ -79,6 +85,21 @@ def train(session: Session, *, name: str, resume: bool, discard: bool, **options
             return
         _commit(session, repository, run, name, message or task.message, options["origin"])
         run.remove()
+    if suite is not None:
+        evaluate(
+            session,
+            suite=suite,
+            revisions=("HEAD~1", "HEAD"),
+            recipes=(),
+            matrix=False,
+            no_distance=False,
+            as_json=False,
+            rerun=False,
+            judge=options["judge"],
+            judge_model=options["judge_model"],
+            device=options["device"],
+            batch=_ANSWERS_AT_ONCE,
+        )
 
 
 def _refuse_new_numbers() -> None:
