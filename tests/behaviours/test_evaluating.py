@@ -142,6 +142,17 @@ def test_what_is_damaged_or_anothers_is_measured_again(repository: Repository, s
     assert told == [False] * 3
 
 
+def test_what_cannot_be_kept_is_returned_nevertheless(repository: Repository, suite) -> None:
+    (head,) = subjects_of(repository, "HEAD")
+    (repository.layout.private / "evaluations").write_text("in the way")
+    told: list[str] = []
+    measuring = evaluator(
+        repository, suite, distance=False, on_unkept=lambda error: told.append(error.message)
+    )
+    assert measuring.evaluate(head).behaviours
+    assert len(told) == 1
+
+
 def test_a_result_without_distance_does_not_do_where_one_is_wanted(
     repository: Repository, suite
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvc.behaviours.intervals import Rate, Z, paired_p, ratio
+from tvc.behaviours.intervals import SIGMAS, Rate, paired_p, ratio
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -18,7 +18,7 @@ def test_the_ends_of_the_interval_are_wilsons(pair: tuple[int, int]) -> None:
     for end in (low, high):
         if 0 < end < 1:
             assert abs(rate.value - end) == pytest.approx(
-                Z * math.sqrt(end * (1 - end) / rate.total), rel=1e-9
+                SIGMAS * math.sqrt(end * (1 - end) / rate.total), rel=1e-9
             )
     flipped = Rate(rate.total - rate.count, rate.total)
     assert flipped.interval == pytest.approx((1 - high, 1 - low))

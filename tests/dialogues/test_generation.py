@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from toys import toy_model, word_tokenizer
+from toys import toy_hybrid, toy_model, word_tokenizer
 from transformers import GenerationConfig
 
 from tvc.dialogues.generation import Sampling, end_ids, generate, row_seed
@@ -24,23 +24,25 @@ PROMPTS = [
 
 
 @torch.no_grad()
-def plain_greedy(prompt: tuple[int, ...], limit: int) -> list[int]:
+def plain_greedy(prompt: tuple[int, ...], limit: int, model=MODEL) -> list[int]:
     """One row, no cache, no padding."""
     ids = list(prompt)
     for _ in range(limit):
-        ids.append(int(MODEL(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
         if ids[-1] == TOKENIZER.eos_token_id:
             break
     return ids[len(prompt) :]
 
 
-def test_greedy_is_the_likeliest_word_after_word() -> None:
+@pytest.mark.parametrize("model", [MODEL, toy_hybrid(TOKENIZER)], ids=["attention", "hybrid"])
+def test_greedy_is_the_likeliest_word_after_word(model) -> None:
+    """Padding must not reach the states of gated delta nets, nor shift positions."""
     told: list[int] = []
     found = generate(
-        MODEL, TOKENIZER, PROMPTS, sampling=Sampling(tokens=12), batch=3, on_said=told.append
+        model, TOKENIZER, PROMPTS, sampling=Sampling(tokens=12), batch=3, on_said=told.append
     )
     for said, prompt in zip(found, PROMPTS, strict=True):
-        ids = plain_greedy(prompt, 12)
+        ids = plain_greedy(prompt, 12, model)
         assert said.ids == tuple(ids)
         assert said.ended == (ids[-1] == TOKENIZER.eos_token_id)
         assert said.text == TOKENIZER.decode(ids, skip_special_tokens=True).strip()

@@ -7,7 +7,13 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
+)
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<end>", "<system>", "<user>", "<assistant>", "<tool>")
 CHAT_TEMPLATE = (
@@ -76,6 +82,34 @@ def toy_model(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0) -> Qwen3ForC
         tie_word_embeddings=True,
     )
     return Qwen3ForCausalLM(config).eval()
+
+
+def toy_hybrid(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0) -> Qwen3NextForCausalLM:
+    """A Qwen3-Next, three of whose four layers are gated delta nets."""
+    torch.manual_seed(seed)
+    config = Qwen3NextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=32,
+        num_experts=4,
+        num_experts_per_tok=2,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        linear_num_value_heads=4,
+        linear_num_key_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return Qwen3NextForCausalLM(config).eval()
 
 
 def toy_folder(

@@ -20,6 +20,7 @@ from tvc.behaviours.suite import Suite
 from tvc.checkout.temporary import checked_out
 from tvc.dialogues.loading import Loaded, load_model
 from tvc.repository.repository import Repository, Waiting
+from tvc_store.errors import TvcError
 
 __all__ = ["Evaluator", "Settings"]
 
@@ -36,6 +37,7 @@ class Settings:
         distance: Whether the distance from the base is measured, for which both are in memory.
         waiting: How to wait for another process that changes the repository.
         on_subject: Told of every subject that is measured, and of those that were before.
+        on_unkept: Told why a result could not be kept; it is returned nevertheless.
     """
 
     device: str = "auto"
@@ -43,6 +45,7 @@ class Settings:
     distance: bool = True
     waiting: Waiting = field(default_factory=Waiting)
     on_subject: Callable[[Subject, bool], None] = field(default=lambda _subject, _again: None)
+    on_unkept: Callable[[TvcError], None] = field(default=lambda _: None)
 
 
 class Evaluator:
@@ -105,14 +108,17 @@ class Evaluator:
         return found
 
     def _keep(self, subject: Subject, recipe: str, found: Measured) -> None:
-        keep_result(
-            self._repository,
-            found,
-            recipe=recipe,
-            suite=self._suite_id,
-            commit=subject.commit,
-            waiting=self._settings.waiting,
-        )
+        try:
+            keep_result(
+                self._repository,
+                found,
+                recipe=recipe,
+                suite=self._suite_id,
+                commit=subject.commit,
+                waiting=self._settings.waiting,
+            )
+        except TvcError as error:  # a full disk, or no name for git: what was found is still true
+            self._settings.on_unkept(error)
 
     def _wants_distance(self, subject: Subject) -> bool:
         return self._settings.distance and bool(subject.state.recipe.terms)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Estimate", "Rate", "Z", "paired_p", "ratio"]
+__all__ = ["SIGMAS", "Estimate", "Rate", "paired_p", "ratio"]
 
-Z: Final = 1.959963984540054
+SIGMAS: Final = 1.959963984540054
 """Standard errors on each side of an interval that holds the truth 95 times in 100."""
 
 
@@ -39,9 +39,9 @@ class Rate:
         The solutions p of |share - p| = z sqrt(p (1 - p) / n).
         """
         n, share = self.total, self.value
-        middle = share + Z * Z / (2 * n)
-        half = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-        scale = 1 + Z * Z / n
+        middle = share + SIGMAS * SIGMAS / (2 * n)
+        half = SIGMAS * math.sqrt(share * (1 - share) / n + SIGMAS * SIGMAS / (4 * n * n))
+        scale = 1 + SIGMAS * SIGMAS / n
         # It holds the share itself, whatever rounding does.
         return min(share, max(0.0, (middle - half) / scale)), max(
             share, min(1.0, (middle + half) / scale)
@@ -63,7 +63,7 @@ class Estimate:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval, by the normal distribution."""
-        return self.value - Z * self.error, self.value + Z * self.error
+        return self.value - SIGMAS * self.error, self.value + SIGMAS * self.error
 
 
 def ratio(totals: Sequence[float], weights: Sequence[int]) -> Estimate:

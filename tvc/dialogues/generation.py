@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from tvc.dialogues.loading import quiet
 from tvc.domain.errors import InputError
 
 __all__ = ["Said", "Sampling", "end_ids", "generate", "row_seed"]
@@ -112,7 +113,7 @@ def generate(
     # Alike lengths together, the longest first: little padding, and what is too large fails early.
     order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n]), n))
     said: dict[int, Said] = {}
-    with _own_settings(model, tokenizer, sampling) as ends:
+    with quiet(), _own_settings(model, tokenizer, sampling) as ends:
         for start in range(0, len(order), batch):
             places = order[start : start + batch]
             found = _batch(

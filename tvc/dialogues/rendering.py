@@ -6,6 +6,7 @@ that ends the turn. So a trained model sees what it will see when it is used. Wh
 the window is an error, never cut. Absent: padding, and what is done with the ids.
 """
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
@@ -125,7 +126,8 @@ class Renderer:
         end = cast("int | None", tokenizer.eos_token_id)
         self._end = end
         self._ends = {*ends, *(() if end is None else (end,))}
-        self._control = [str(token) for token in tokenizer.all_special_tokens if token]
+        # Some tokenizers name the end of a line, or nothing, where others have a mark.
+        self._control = [token for token in map(str, tokenizer.all_special_tokens) if token.strip()]
 
     def __enter__(self) -> Self:
         return self
@@ -193,8 +195,9 @@ class Renderer:
     def _check(self, messages: Sequence[Message]) -> None:
         """Refuse text that would be taken for the template's own marks."""
         for message in messages:
+            said = f"{message.content}\n{json.dumps(message.rest, ensure_ascii=False)}"
             for token in self._control:
-                if token in message.content:
+                if token in said:
                     raise _Unfit(
                         f"a message of the {message.role}'s holds the control token "
                         f"'{printable(token)}'"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tvc.behaviours.evaluating import Evaluator, Settings
-from tvc.behaviours.intervals import Estimate, Rate, Z, paired_p
+from tvc.behaviours.intervals import SIGMAS, Estimate, Rate, paired_p
 from tvc.behaviours.measuring import Bench, count_answers
 from tvc.behaviours.results import Answers, Measured, Shown
 from tvc.behaviours.subjects import (
@@ -101,6 +101,7 @@ def measuring(
         distance=distance,
         waiting=session.waiting,
         on_subject=progress.begin,
+        on_unkept=lambda error: session.note(f"note: the result was not kept: {error.message}"),
     )
     try:
         yield Evaluator(repository, suite, bench, settings)
@@ -224,7 +225,7 @@ def _cell(answers: Answers, first: Answers | None) -> str:
 def _format_estimate(estimate: Estimate) -> str:
     if estimate.error != estimate.error:  # one row alone says nothing of others
         return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ± {Z * estimate.error:.3f}"
+    return f"{estimate.value:.3f} ± {SIGMAS * estimate.error:.3f}"
 
 
 def _unended(measured: Measured) -> int:
@@ -318,7 +319,7 @@ def _transfer_lines(transfer: Transfer) -> list[str]:
 
 def _points(estimate: Estimate) -> str:
     """Write a difference of rates in points of a hundred."""
-    half = 100 * Z * estimate.error
+    half = 100 * SIGMAS * estimate.error
     return f"{100 * estimate.value:+6.1f} ± {half:.1f}".ljust(14)
 
 
