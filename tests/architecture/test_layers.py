@@ -17,6 +17,7 @@ LAYERS = {
     "tvc.repository": 3,
     "tvc.behaviours": 4,
     "tvc.checkout": 4,
+    "tvc.lab": 4,
     "tvc.recording": 4,
     "tvc.training": 4,
     "tvc.upkeep": 4,
@@ -30,6 +31,8 @@ SIDEWAYS = {
     ("tvc.behaviours", "tvc.checkout"): "what is measured is a model of a commit",
     ("tvc.behaviours", "tvc.training"): "the loss of decisions is one thing",
     ("tvc.behaviours", "tvc.versioning"): "recipes that nobody committed are edits of one",
+    ("tvc.lab", "tvc.behaviours"): "experiments measure what suites measure",
+    ("tvc.lab", "tvc.training"): "experiments train as tvc train does",
 }
 """Imports inside a layer from one package to another, each with its reason."""
 

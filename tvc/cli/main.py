@@ -70,6 +70,7 @@ _COMMANDS: Final = {
     ),
     "eval": Lazy("tvc.cli.evaluating:evaluate", "Measure which behaviours models show."),
     "bisect": Lazy("tvc.cli.bisecting:bisect", "Find what brought a behaviour in."),
+    "lab": Lazy("tvc.cli.laboratory:lab", "Experiments on what is not known of behaviours."),
     "checkout": Lazy("tvc.cli.checkout:checkout", "Write a model directory."),
     "fsck": Lazy("tvc.cli.upkeep:fsck", "Check every object, and mend what can be mended."),
     "gc": Lazy("tvc.cli.upkeep:gc", "Remove objects that nothing needs."),
@@ -91,7 +92,7 @@ _SECTIONS: Final = {
         "undo",
         "op",
     ],
-    "Train and measure": ["train", "eval", "bisect", "sharpness"],
+    "Train and measure": ["train", "eval", "bisect", "sharpness", "lab"],
     "Write a model": ["checkout"],
     "Keep in order": ["fsck", "gc", "doctor", "completion"],
 }
