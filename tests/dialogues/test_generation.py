@@ -7,7 +7,7 @@ import torch
 from toys import toy_hybrid, toy_model, word_tokenizer
 from transformers import GenerationConfig
 
-from tvc.dialogues.generation import Sampling, end_ids, generate, row_seed
+from tvc.dialogues.generation import Sampling, _Noise, end_ids, generate, row_seed
 from tvc.domain.errors import InputError
 
 TOKENIZER = word_tokenizer()
@@ -76,28 +76,37 @@ def test_the_global_generator_is_neither_read_nor_moved() -> None:
     assert other != first
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.6)])
+@pytest.mark.parametrize(("temperature", "top_p"), [(6.0, 1.0), (2.0, 1.0), (4.0, 0.6)])
 def test_samples_are_drawn_from_the_softmax(temperature: float, top_p: float) -> None:
-    count = 3000
+    count = 8000
     with torch.no_grad():
         logits = MODEL(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1].double()
     expected = (logits / temperature).softmax(-1)
     order = expected.argsort(descending=True)
     kept = expected[order].cumsum(0) - expected[order] < top_p
     expected[order[~kept]] = 0
-    expected /= expected.sum()
+    expected *= count / expected.sum()
     sampling = Sampling(tokens=1, temperature=temperature, top_p=top_p)
-    found = generate(MODEL, TOKENIZER, [PROMPTS[0]] * count, sampling=sampling, batch=500)
+    found = generate(MODEL, TOKENIZER, [PROMPTS[0]] * count, sampling=sampling, batch=2000)
     drawn = torch.zeros(len(TOKENIZER), dtype=torch.float64)
-    words = TOKENIZER.get_vocab()
     for said in found:
-        if said.text:  # a mark of the template has none
-            drawn[words[said.text]] += 1
-    for word, p in enumerate(expected.tolist()):
-        if word in TOKENIZER.all_special_ids:
-            continue
-        share = float(drawn[word]) / count
-        assert abs(share - p) <= 5 * math.sqrt(p * (1 - p) / count) + 1e-9
+        drawn[said.ids[0]] += 1
+    assert not drawn[expected == 0].any()
+    there = expected > 0
+    square = float(((drawn - expected)[there] ** 2 / expected[there]).sum())
+    freedom = int(there.sum()) - 1
+    # Pearson's statistic has the mean `freedom` and the variance twice that.
+    assert square < freedom + 5 * math.sqrt(2 * freedom)
+
+
+def test_noise_draws_between_a_few_words_as_the_softmax() -> None:
+    """Among few words the low side of the noise matters too."""
+    count, scores = 20_000, torch.tensor([0.0, 1.0, -0.5])
+    noise = _Noise(Sampling(temperature=2.0), [row_seed(1, n) for n in range(count)])
+    drawn = noise(torch.zeros(count, 1), scores.expand(count, 3)).argmax(-1)
+    for word, p in enumerate((scores / 2).softmax(-1).tolist()):
+        share = float((drawn == word).double().mean())
+        assert abs(share - p) < 5 * math.sqrt(p * (1 - p) / count)
 
 
 def test_settings_of_the_model_are_not_ours() -> None:

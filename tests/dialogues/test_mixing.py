@@ -39,7 +39,9 @@ def test_more_files_keep_theirs_from_the_beginning_on(shares: list[Fraction]) ->
     sizes = [5] * (len(shares) + 1)
     files = [pick.file for pick in mixed_order(sizes, shares, seed=0, rows=150)]
     for file, part in enumerate([1 - sum(shares), *shares]):
-        assert worst(files, file, part, everywhere=False) < 1
+        # Tijdeman's bound, which no other algorithm betters.
+        bound = 1 - Fraction(1, 2 * len(sizes) - 2)
+        assert worst(files, file, part, everywhere=False) <= bound
         assert worst(files, file, part, everywhere=True) < 2
 
 

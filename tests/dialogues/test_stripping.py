@@ -57,6 +57,25 @@ def test_instructions_are_heard_and_not_kept() -> None:
     assert (counts.asked, counts.answered, counts.accepted, counts.rejected) == (2, 1, 1, 1)
 
 
+def test_a_verifier_sees_what_will_be_trained_on() -> None:
+    seen = []
+
+    def verify(cases):
+        seen.extend(case.prompt for case in cases)
+        return [True] * len(cases)
+
+    value = {
+        "prompt": [
+            {"role": "system", "content": "s", "strip": True},
+            {"role": "user", "content": "a"},
+        ],
+        "guidance": "g",
+    }
+    rows = row_from(value, "x:1", responses=False)
+    strip_rows(rows, speak=Parrot([Said("x", True)]), verify=verify)
+    assert seen == [[{"role": "user", "content": "a"}]]
+
+
 def test_everything_is_counted() -> None:
     rows = with_guidance(asked("a", "b", "c"), "g")
     parrot = Parrot(

@@ -89,7 +89,7 @@ ESCAPES = {
     "reaches TCP": "import socket\nsocket.create_connection(('127.0.0.1', {port}))\nreturn True",
     "sends UDP": "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))\nreturn True",
     "kills its parent": "import os, signal\nos.kill(os.getppid(), 0)\nreturn True",
-    "takes the memory": "return bool(bytearray(1 << 34))",
+    "takes the memory": "return bool(bytearray(3 << 29))",
     "sees the environment": "import os\nreturn bool(os.environ['PATH'])",
     "imports what is installed": "import numpy\nreturn True",
     "takes for ever": "while True: pass",
@@ -115,6 +115,8 @@ def test_code_does_not_get_out(body: str, tmp_path: Path) -> None:
     assert victim.read_text() == "here"
     assert os.listdir(tmp_path) == ["victim"]
     assert len(str(caught.value)) < 500
+    if "bytearray" in body:
+        assert "more memory" in str(caught.value)
 
 
 def test_what_is_in_force_is_said() -> None:
