@@ -32,7 +32,7 @@ ASKED = {
     "growth": ["8 fine-tunes of 7.7 MB: stored bytes of each", "CPU: tvc log --all, 8"],
     "startup": ["wall: tvc status against python"],
     "tiers": [
-        "wall: a step, qwen3 of 1 M, context of 128: frozen context over full",
+        "CPU: a step, qwen3 of 1 M, context of 128: frozen context over full",
         "peak memory of a step, qwen3.5 of 2 M, context of 128: frozen context over checkpointed",
     ],
     "apollo": ["state bytes: Apollo, rank 256", "CPU: Apollo, rank 1, against AdamW, foreach"],

@@ -3,9 +3,10 @@
     python -m tests.benchmarks.tier_step MODEL CONTEXT DECISIONS TIER RUNS
 
 TIER is a tier, or `frozen-context+` for one whose decision is checkpointed. Prints as JSON: the
-seconds of each step; the peak of resident memory during the first, above what was resident before
-it (the kernel's VmHWM, set back by /proc/self/clear_refs; gradients were there before); and the bytes
-that the forward pass keeps for the backward pass, weights not counted.
+seconds of CPU of each step, in one thread, which other work on the machine changes little; the peak
+of resident memory during the first step, above what was resident before it (the kernel's VmHWM, set
+back by /proc/self/clear_refs; gradients were there before); and the bytes that the forward pass
+keeps for the backward pass, weights not counted.
 """
 
 import ctypes
@@ -64,6 +65,7 @@ def example_of(context: int, decisions: int) -> Example:
 
 def main(name: str, context: int, decisions: int, tier: str, runs: int) -> None:
     """Measure, and print."""
+    torch.set_num_threads(1)
     model = model_of(name)
 
     def loss(example: Example) -> torch.Tensor:
@@ -73,9 +75,9 @@ def main(name: str, context: int, decisions: int, tier: str, runs: int) -> None:
         return made.total / made.tokens
 
     def step(example: Example) -> float:
-        began = time.perf_counter()
+        began = time.process_time()
         loss(example).backward()
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     step(example_of(8, 1))  # makes the gradients, and loads what is loaded once
     example = example_of(context, decisions)

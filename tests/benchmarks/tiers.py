@@ -95,7 +95,7 @@ def _compared(what: str, over: _Steps, under: _Steps) -> list[Row]:
     least, most = min(over.seconds), min(under.seconds)
     peaks, kept = (over.peak, under.peak), (over.kept, under.kept)
     return [
-        Row(f"wall: a step, {what}", least / most, f"{least:.2f} s against {most:.2f} s"),
+        Row(f"CPU: a step, {what}", least / most, f"{least:.2f} s against {most:.2f} s"),
         Row(
             f"peak memory of a step, {what}",
             peaks[0] / peaks[1],
