@@ -29,8 +29,16 @@ SHOWN = {
         "error: no merge method 'median'",
     ],
     "07_load_and_train_on": ["restored: 35 tensors, the same bit for bit"],
+    "08_behaviours": [
+        "so it is: accept shows its behaviour more often than the base",
+        "so it is: the recipe before and after has one id",
+        "so it is: the bytes are the same",
+    ],
 }
 """Lines without which an example has not shown what it is for, by its name."""
+
+ARGUMENTS = {"08_behaviours": ["--short"]}
+"""Of examples that take more than a folder."""
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +66,6 @@ def test_every_example_is_known() -> None:
 @pytest.mark.parametrize("script", NUMBERED, ids=lambda path: path.stem)
 def test_example(script: Path, work: Path) -> None:
     interpreter = [sys.executable] if script.suffix == ".py" else ["bash"]
-    shown = run([*interpreter, script, work])
+    shown = run([*interpreter, script, work, *ARGUMENTS.get(script.stem, [])])
     for line in SHOWN[script.stem]:
         assert line in shown
