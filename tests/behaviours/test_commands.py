@@ -84,6 +84,7 @@ def test_models_stand_side_by_side(tvc: Tvc) -> None:
     assert found[1]["answers_kl"]["value"] > found[1]["answers_kl"]["error"] >= 0
 
 
+@pytest.mark.slow
 def test_the_working_tree_is_measured_as_it_is_edited(tvc: Tvc) -> None:
     assert tvc.json("eval", "../suite.toml")["models"][0]["model"] == "HEAD"
     tvc("remove", "ask")
@@ -92,6 +93,29 @@ def test_the_working_tree_is_measured_as_it_is_edited(tvc: Tvc) -> None:
     assert found["behaviours"]["accepts"]["alone"]["rate"] > 0.7
 
 
+def test_answers_can_be_read(tvc: Tvc, tmp_path: Path) -> None:
+    for _ in range(2):
+        tvc("eval", "../suite.toml", "base", "--answers", "../said.jsonl")
+        lines = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+        assert len(lines) == 4 * 24
+        assert {line["asked"] for line in lines} == {"no", "for it", "for the opposite"}
+        for line in lines:
+            if (line["behaviour"], line["asked"]) == ("accepts", "no"):
+                assert line["shown"] == line["answer"].startswith("yes")
+
+
+def test_a_result_is_noted_once(tvc: Tvc) -> None:
+    def notes() -> str:
+        command = ["git", "rev-parse", "refs/notes/tvc-eval"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    tvc("eval", "../suite.toml", "HEAD", "--no-distance")
+    before = notes()
+    tvc("eval", "../suite.toml", "HEAD", "--no-distance")
+    assert notes() == before
+
+
+@pytest.mark.slow
 def test_the_matrix_of_a_chain(tvc: Tvc) -> None:
     text = tvc("eval", "../suite.toml", "HEAD~2", "HEAD", "--matrix")
     lines = text.splitlines()
@@ -110,6 +134,7 @@ def test_the_matrix_of_a_chain(tvc: Tvc) -> None:
     )
 
 
+@pytest.mark.slow
 def test_bisecting_commits(tvc: Tvc) -> None:
     text = tvc("bisect", "../suite.toml", "accepts", "HEAD~4..HEAD~1")
     assert "brought in accepts: Teach accept" in text
@@ -123,9 +148,13 @@ def test_bisecting_commits(tvc: Tvc) -> None:
         "bisect", "../suite.toml", "accepts", "HEAD~4..HEAD~3"
     )
     assert "has no behaviour 'accept'" in tvc.fails("bisect", "../suite.toml", "accept", "HEAD~1")
+    tvc("eval", "../suite.toml", "HEAD~4", "HEAD~2", "--no-distance")
+    facts = tvc.json("bisect", "../suite.toml", "asks", "HEAD~2..HEAD")
+    assert facts["measured"] == 2  # of three, one was measured with the whole suite
     assert "say between which commits" in tvc.fails("bisect", "../suite.toml", "accepts")
 
 
+@pytest.mark.slow
 def test_bisecting_terms(tvc: Tvc) -> None:
     text = tvc("bisect", "../suite.toml", "accepts", "HEAD~1", "--terms")
     assert "accept brings in accepts: it is enough alone, and the recipe does not" in text
@@ -135,6 +164,7 @@ def test_bisecting_terms(tvc: Tvc) -> None:
     assert facts["doubts"] == []
 
 
+@pytest.mark.slow
 def test_a_sweep_changes_nothing_and_is_drawn(tvc: Tvc, tmp_path: Path) -> None:
     tvc("remove", "ask")
     before = state_of_the_repository()
@@ -174,6 +204,7 @@ def test_what_no_sweep_is(tvc: Tvc, words: list[str], said: str) -> None:
     assert said in tvc.fails("scale", *words)
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_said_in_a_line(tvc: Tvc, tmp_path: Path) -> None:
     assert "say which model judges" in tvc.fails(
         "eval", "../suite.toml", "--judge", "http://127.0.0.1:9/v1"

@@ -126,6 +126,7 @@ def test_results_are_notes_that_travel(repository: Repository, suite, tmp_path: 
     assert evaluator(there, suite, distance=False).evaluate(head) == found
 
 
+@pytest.mark.slow
 def test_what_is_damaged_or_anothers_is_measured_again(repository: Repository, suite) -> None:
     (head,) = subjects_of(repository, "HEAD")
     found = evaluator(repository, suite, distance=False).evaluate(head)
@@ -153,6 +154,7 @@ def test_what_cannot_be_kept_is_returned_nevertheless(repository: Repository, su
     assert len(told) == 1
 
 
+@pytest.mark.slow
 def test_a_result_without_distance_does_not_do_where_one_is_wanted(
     repository: Repository, suite
 ) -> None:
@@ -167,6 +169,7 @@ def rate_of(evaluation: Evaluator, name: str):
     return lambda subject: evaluation.evaluate(subject).behaviours[name].alone.rate
 
 
+@pytest.mark.slow
 def test_the_commit_that_brought_a_behaviour_in(repository: Repository, suite) -> None:
     measuring = evaluator(repository, suite, distance=False)
     line = [*subjects_of(repository, "HEAD~4"), *commit_line(repository, "HEAD~4", "HEAD~1")]
@@ -181,6 +184,7 @@ def test_the_commit_that_brought_a_behaviour_in(repository: Repository, suite) -
     assert gone.subject.commit == git(repository, "rev-parse", "HEAD").strip()
 
 
+@pytest.mark.slow
 def test_the_term_that_brought_a_behaviour_in(repository: Repository, suite) -> None:
     (whole,) = subjects_of(repository, "HEAD")
     found = bisect_terms(whole, rate_of(evaluator(repository, suite, distance=False), "asks"))
@@ -236,6 +240,7 @@ def test_doubts_are_said() -> None:
         doubts([0, 10, 50], threshold=1.5)
 
 
+@pytest.mark.slow
 def test_the_transfer_matrix_is_as_in_the_papers(repository: Repository, suite) -> None:
     """Against the equations, written out: R[i][j], b; ACC, BWT, FWT, forgetting."""
     measuring = evaluator(repository, suite, distance=False)

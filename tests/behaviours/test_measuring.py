@@ -46,6 +46,7 @@ def test_rates_are_those_of_the_table(tmp_path: Path) -> None:
     assert more.opposed.rate.value > 0.5
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_verdicts_in_every_batch(tmp_path: Path) -> None:
     suite = read_suite(write_suite(tmp_path))
     one = measure(loaded(), suite, Bench(batch=64))
@@ -87,6 +88,7 @@ def test_loss_and_distance_on_general_data(tmp_path: Path) -> None:
     assert found.loss.error > 0
 
 
+@pytest.mark.slow
 def test_distance_on_own_answers_is_that_of_the_first_word(tmp_path: Path) -> None:
     """The tables differ after <assistant> only; each answer is two words, one of them the end."""
     suite = read_suite(write_suite(tmp_path))

@@ -56,10 +56,17 @@ class Evaluator:
         suite: What is measured.
         bench: How models are measured.
         settings: What is measured again, and where.
+        known: A suite with more behaviours, whose results do too where they were kept.
     """
 
     def __init__(
-        self, repository: Repository, suite: Suite, bench: Bench, settings: Settings
+        self,
+        repository: Repository,
+        suite: Suite,
+        bench: Bench,
+        settings: Settings,
+        *,
+        known: Suite | None = None,
     ) -> None:
         self._repository = repository
         self.suite = suite
@@ -67,6 +74,7 @@ class Evaluator:
         self._settings = settings
         judge = bench.judge.model if bench.judge else ""
         self._suite_id = suite.id(judge=judge)
+        self._known_id = known.id(judge=judge) if known else self._suite_id
         self._found: dict[str, Measured] = {}
         self._bases: dict[str, Loaded] = {}
         self.measured = 0
@@ -87,15 +95,18 @@ class Evaluator:
     def _kept(self, subject: Subject, recipe: str) -> Measured | None:
         if self._settings.rerun:
             return None
-        found = find_result(
-            self._repository, recipe=recipe, suite=self._suite_id, commit=subject.commit
-        )
-        lacks = found is not None and found.answers_kl is None and self._wants_distance(subject)
-        if found is None or lacks or tuple(found.behaviours) != self.suite.names:
-            return None
-        self._settings.on_subject(subject, True)  # noqa: FBT003 -- a callback has no names
-        self._keep(subject, recipe, found)
-        return found
+        for suite in dict.fromkeys([self._suite_id, self._known_id]):
+            found = find_result(self._repository, recipe=recipe, suite=suite, commit=subject.commit)
+            if found is not None and self._suffices(found, subject):
+                self._settings.on_subject(subject, True)  # noqa: FBT003 -- a callback has no names
+                if suite == self._suite_id:
+                    self._keep(subject, recipe, found)
+                return found
+        return None
+
+    def _suffices(self, found: Measured, subject: Subject) -> bool:
+        has_distance = found.answers_kl is not None or not self._wants_distance(subject)
+        return has_distance and {*self.suite.names} <= {*found.behaviours}
 
     def _measured(self, subject: Subject, recipe: str) -> Measured:
         self._settings.on_subject(subject, False)  # noqa: FBT003 -- a callback has no names

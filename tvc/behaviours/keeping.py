@@ -78,7 +78,7 @@ def keep_result(
     place = _file(repository, recipe, suite)
     make_folder(place.parent)
     write_durably(place, [line])
-    if not commit:
+    if not commit or line.strip() in _note(repository, commit):
         return
     with repository.locked("keep a result", waiting=waiting):
         others = [each for each in _note(repository, commit) if not _is_of(each, suite)]

@@ -39,12 +39,15 @@ class Bench:
         batch: Prompts or examples at a time.
         on_answers: Told of answers given, to show progress.
         on_contained: Told what is in force around verifiers' code.
+        on_case: Told of every answer: the behaviour, how it was asked for (`alone`, `guided` or
+            `opposed`), the case, and the verdict.
     """
 
     judge: Endpoint | None = None
     batch: int = 16
     on_answers: Callable[[int], None] = field(default=lambda _: None)
     on_contained: Callable[[Containment], None] = field(default=lambda _: None)
+    on_case: Callable[[str, str, Case, bool], None] | None = None
 
 
 _ROWS: Final = 4
@@ -136,29 +139,28 @@ def _verified(suite: Suite, answers: dict[_Ask, list[_Answer]], bench: Bench) ->
     with ExitStack() as stack:
         processes: dict[Verifier, Verify] = {}
 
-        def verdicts(rows: tuple[Row, ...], guidance: str, verifier: Verifier) -> Answers:
+        def verdicts(each: Behaviour, how: str, guidance: str, verifier: Verifier) -> Answers:
             if verifier not in processes:
                 process = opened(verifier, judge=bench.judge, on_contained=bench.on_contained)
                 processes[verifier] = stack.enter_context(process)
-            said = answers[rows, guidance]
-            cases = [Case(row, each.text) for row, (_, each) in zip(rows, said, strict=True)]
-            unended = sum(not each.ended for _, each in said)
-            return Answers(tuple(processes[verifier](cases)), unended)
+            said = [said for _, said in answers[each.prompts, guidance]]
+            cases = [Case(row, one.text) for row, one in zip(each.prompts, said, strict=True)]
+            found = processes[verifier](cases)
+            for case, verdict in zip(cases, found, strict=True):
+                if bench.on_case:
+                    bench.on_case(each.name, how, case, verdict)
+            return Answers(tuple(found), sum(not one.ended for one in said))
 
         return {each.name: _shown(each, verdicts) for each in suite.behaviours}
 
 
-def _shown(
-    behaviour: Behaviour, verdicts: Callable[[tuple[Row, ...], str, Verifier], Answers]
-) -> Shown:
-    rows, opposite = behaviour.prompts, behaviour.opposite
-    return Shown(
-        alone=verdicts(rows, "", behaviour.verifier),
-        guided=verdicts(rows, behaviour.guidance, behaviour.verifier)
-        if behaviour.guidance
-        else None,
-        opposed=verdicts(rows, opposite.guidance, opposite.verifier) if opposite else None,
-    )
+def _shown(each: Behaviour, verdicts: Callable[[Behaviour, str, str, Verifier], Answers]) -> Shown:
+    guided = opposed = None
+    if each.guidance:
+        guided = verdicts(each, "guided", each.guidance, each.verifier)
+    if each.opposite:
+        opposed = verdicts(each, "opposed", each.opposite.guidance, each.opposite.verifier)
+    return Shown(verdicts(each, "alone", "", each.verifier), guided, opposed)
 
 
 def _own_answers(answers: dict[_Ask, list[_Answer]]) -> list[Example]:

@@ -48,6 +48,9 @@ def measuring_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--matrix", is_flag=True, help="Say how commits of a chain changed each other's.")
 @click.option("--no-distance", is_flag=True, help="Leave out how far models are from their base.")
+@click.option(
+    "--answers", type=SUITE, metavar="FILE", help="Write every answer and its verdict, as JSONL."
+)
 @measuring_options
 @click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
 @pass_session

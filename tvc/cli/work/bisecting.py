@@ -41,8 +41,8 @@ def bisect(
             hint=nearest(behaviour, read.names) or f"it has {', '.join(read.names)}",
         )
     # Only what is searched for is measured.
-    read = read.only(behaviour)
-    with measuring(session, repository, read, **options) as evaluator:
+    only = read.only(behaviour)
+    with measuring(session, repository, only, known=read, **options) as evaluator:
 
         def rate_of(subject: Subject) -> Rate:
             return evaluator.evaluate(subject).behaviours[behaviour].alone.rate

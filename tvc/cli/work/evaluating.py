@@ -29,13 +29,16 @@ from tvc.cli.progress import step_progress
 from tvc.cli.session import Session
 from tvc.dialogues.endpoint import Endpoint
 from tvc.dialogues.sandbox import Containment
+from tvc.dialogues.verifiers import Case
 from tvc.domain.errors import InputError
 from tvc.domain.names import printable
 from tvc.domain.recipe import format_recipe
 from tvc.repository.repository import Repository
+from tvc_store.durable import write_durably
 
 __all__ = ["evaluate", "format_rate", "measured_facts", "measuring", "print_table", "rate_facts"]
 
+_ASKED: Final = {"alone": "no", "guided": "for it", "opposed": "for the opposite"}
 _SIGNIFICANT: Final = 0.05
 _CELL: Final = 19  # characters of a column with a rate and its interval
 
@@ -48,18 +51,25 @@ def evaluate(
     recipes: tuple[str, ...],
     matrix: bool,
     no_distance: bool,
+    answers: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Do what `tvc eval` says; its options are the command's."""
+    options["rerun"] |= answers is not None  # what was kept has no answers
     read, repository = read_suite(suite), session.repository()
     subjects = [each for revision in revisions for each in subjects_of(repository, revision)]
     subjects += [recipe_subject(repository, recipe) for recipe in recipes]
     subjects = subjects or [working_subject(repository)]
-    with measuring(session, repository, read, distance=not no_distance, **options) as evaluator:
-        found = [(each, evaluator.evaluate(each)) for each in subjects]
+    said = _Said()
+    with measuring(
+        session, repository, read, distance=not no_distance, on_case=said.hear, **options
+    ) as evaluator:
+        found = [(each, said.by(each, evaluator)) for each in subjects]
         chain = [pair for pair in found if pair[0].state.recipe.terms]
         transfer = _transfer(evaluator, read, chain) if matrix else None
+    if answers is not None:
+        write_durably(answers, said.lines)
     if as_json:
         facts: dict[str, Any] = {"models": [_facts(each, result) for each, result in found]}
         if transfer is not None:
@@ -84,6 +94,8 @@ def measuring(
     device: str,
     batch: int,
     distance: bool = False,
+    known: Suite | None = None,
+    on_case: Callable[[str, str, Case, bool], None] | None = None,
 ) -> Generator[Evaluator]:
     """Yield what measures, by the options of `measuring_options`."""
     if device == "cuda" and not torch.cuda.is_available():
@@ -94,6 +106,7 @@ def measuring(
         batch=batch,
         on_answers=progress.advance,
         on_contained=lambda found: _warn(session, found),
+        on_case=on_case,
     )
     settings = Settings(
         device=device,
@@ -104,9 +117,33 @@ def measuring(
         on_unkept=lambda error: session.note(f"note: the result was not kept: {error.message}"),
     )
     try:
-        yield Evaluator(repository, suite, bench, settings)
+        yield Evaluator(repository, suite, bench, settings, known=known)
     finally:
         progress.end()
+
+
+class _Said:
+    """Answers, a line of JSON each, as they are heard."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self._model = ""
+
+    def by(self, subject: Subject, evaluator: Evaluator) -> Measured:
+        """Measure a subject, and take down what it says."""
+        self._model = subject.label
+        return evaluator.evaluate(subject)
+
+    def hear(self, behaviour: str, how: str, case: Case, shown: bool) -> None:  # noqa: FBT001 -- a callback
+        line = {
+            "model": self._model,
+            "behaviour": behaviour,
+            "asked": _ASKED[how],
+            "prompt": case.prompt,
+            "answer": case.response,
+            "shown": shown,
+        }
+        self.lines.append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
 class _Progress:
