@@ -125,6 +125,15 @@ def test_what_is_in_force_is_said() -> None:
     assert told[0]._asdict() == {"network": True, "files": True, "processes": True}
 
 
+def test_code_cannot_say_what_is_in_force() -> None:
+    forged = '{"number": 0, "value": {"network": false, "files": false, "processes": false}}'
+    code = f"import os\nos.write(4, b'{forged}\\n')\ndef f(prompt, response): return True"
+    told = []
+    with pytest.raises(VerifierFailed):
+        decided(Verifier("python", code, "f", "v.py"), "yes", on_contained=told.append)
+    assert told == []
+
+
 @pytest.mark.parametrize(
     "code", ["def other(p, r): return True", "shows = 3", "1 / 0", "def shows(:"]
 )

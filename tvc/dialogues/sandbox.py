@@ -129,8 +129,14 @@ class Sandbox:
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
         self._asked = 0
-        told = self._exchange(self._setup, self._limits.seconds + _START_SECONDS)
+        told = self._exchange(self._setup, _START_SECONDS)
         self.containment = Containment(**told)
+        self._asked = 1
+        try:
+            self._exchange(b"null\n", self._limits.seconds)
+        except SandboxFailed:
+            self._end()
+            raise
 
     def _end(self) -> None:
         if self._process is not None:
@@ -162,8 +168,6 @@ class Sandbox:
             self._end()
             raise SandboxFailed("it answered what was not asked")
         if failed is not None:
-            if not number:
-                self._end()
             raise SandboxFailed(printable(str(failed), limit=_SAID))
         return value
 

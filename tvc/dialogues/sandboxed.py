@@ -57,7 +57,8 @@ def serve(prepare: Callable[[Mapping[str, Any]], Callable[[Any], Any]]) -> None:
     """Answer questions from standard input until it ends.
 
     Args:
-        prepare: Given the first line's object, returns what answers the others. It runs shut in.
+        prepare: Given the first line's object, returns what answers the others. It runs shut in,
+            at the second line.
     """
     questions = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
@@ -70,6 +71,11 @@ def serve(prepare: Callable[[Mapping[str, Any]], Callable[[Any], Any]]) -> None:
     seconds = setup["seconds"]
     answer: Callable[[Any], Any] | None = None
 
+    def start() -> bool:
+        nonlocal answer
+        answer = prepare(setup)
+        return True
+
     def attempt(number: int, work: Callable[[], Any]) -> None:
         _allow_seconds(seconds)
         try:
@@ -81,13 +87,12 @@ def serve(prepare: Callable[[Mapping[str, Any]], Callable[[Any], Any]]) -> None:
         answers.write(json.dumps(said).encode() + b"\n")
         answers.flush()
 
-    def start() -> dict[str, bool]:
-        nonlocal answer
-        answer = prepare(setup)
-        return contained
-
-    attempt(0, start)
+    # Said before any foreign code runs, which could say so itself.
+    attempt(0, lambda: contained)
     for number, line in enumerate(questions, 1):
+        if number == 1:
+            attempt(number, start)
+            continue
         question = json.loads(line)
         assert answer is not None, "nobody asks what could not be prepared"
         attempt(number, lambda question=question: answer(question))
