@@ -185,6 +185,16 @@ def test_a_sweep_changes_nothing_and_is_drawn(tvc: Tvc, tmp_path: Path) -> None:
     assert [each["behaviours"]["asks"]["alone"]["rate"] > 0.5 for each in points] == [False, True]
 
 
+def test_a_plot_needs_matplotlib_before_anything_is_measured(tvc: Tvc, monkeypatch) -> None:
+    for name in [*sys.modules]:
+        if name == "tvc.behaviours.plotting" or name.split(".")[0] == "matplotlib":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    words = ["scale", "accept", "--sweep", "0:1:1", "--suite", "../suite.toml", "--plot", "p.png"]
+    assert "is not installed, and --plot needs it" in tvc.fails(*words)
+    assert not Path(".tvc/evaluations").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -134,6 +134,12 @@ def test_a_model_and_a_server_speak_alike(tmp_path) -> None:
         by_model(loaded, sampling, window=46)([*asked("go " * 40)], [1])
 
 
+def test_responses_need_room(tmp_path) -> None:
+    loaded = load_model(toy_folder(tmp_path / "m"))
+    with pytest.raises(InputError, match="the window of 64 tokens has no room for responses of 64"):
+        by_model(loaded, Sampling(tokens=64), window=64)
+
+
 def test_plain_text_is_not_asked_of_a_server() -> None:
     with pytest.raises(BadRows, match="plain text"):
         by_endpoint(Endpoint("http://127.0.0.1:9/v1", "m"), Sampling())([Row("a", (), "x:1")], [0])

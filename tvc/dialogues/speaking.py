@@ -12,6 +12,7 @@ from tvc.dialogues.loading import Loaded
 from tvc.dialogues.problems import BadRows, Problem
 from tvc.dialogues.rendering import render_prompts
 from tvc.dialogues.rows import Row, guided
+from tvc.domain.errors import InputError
 
 __all__ = ["Speak", "by_endpoint", "by_model"]
 
@@ -37,10 +38,18 @@ def by_model(
         variables: What the chat template is given besides.
         batch: Contexts at a time.
         on_said: Told how many contexts were answered.
+
+    Raises:
+        InputError: The window has no room for a context.
     """
+    room = window - sampling.tokens
+    if room < 1:
+        raise InputError(
+            f"the window of {window} tokens has no room for responses of {sampling.tokens}",
+            hint="let responses be shorter, or the window longer",
+        )
 
     def speak(rows: Sequence[Row], seeds: Sequence[int]) -> list[Said]:
-        room = window - sampling.tokens
         prompts = render_prompts(rows, loaded.tokenizer, window=room, variables=variables)
         return generate(
             loaded.model,
