@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from cli_bench import Cli, copied
-from dialogues.toys import toy_folder
+from dialogues.toys import toy_folder, word_tokenizer
+from training.tiny_models import tiny
 
 from tvc.cli.main import _run
 
@@ -176,9 +177,140 @@ def test_a_rate_that_diverges_is_said(tvc: Cli, place):
     assert "diverged" in (place / "report" / "report.md").read_text()
 
 
+@pytest.fixture(scope="module")
+def hybrid_template(tmp_path_factory) -> Path:
+    """A repository on a hybrid that can chat, whose HEAD is a training of it, and data."""
+    root = tmp_path_factory.mktemp("hybrid")
+    tokenizer = word_tokenizer()
+    model = tiny("qwen3.5").eval()
+    assert model.config.vocab_size >= len(tokenizer)
+    model.save_pretrained(root / "base")
+    tokenizer.save_pretrained(root / "base")
+    rows = [dialogue(f"sell the {a} {b}", "yes ok") for a in "abcd" for b in ("boat", "house")]
+    write(root / "agrees.jsonl", *rows)
+    assert _run(["-q", "init", str(root / "repo"), "--base", str(root / "base")]) == 0
+    train = ["-C", str(root / "repo"), "train", "agrees", "--data", str(root / "agrees.jsonl")]
+    train += ["--steps", "3", "--batch", "4", "--lr", "1e-2", "--rank", "4", "--threads", "1"]
+    assert _run(["-q", *train, "-m", "Agree"]) == 0
+    return root
+
+
+@pytest.fixture
+def hybrid(tvc, hybrid_template, tmp_path, monkeypatch) -> Path:
+    """A copy of it; its repository is the current folder."""
+    root = copied(hybrid_template, tmp_path / "place")
+    monkeypatch.chdir(root / "repo")
+    return root
+
+
+PAIR = ["--data", "../agrees.jsonl", "--rows", 6, "--threads", 1, "--device", "cpu"]
+
+
+def test_state_direction(tvc: Cli, hybrid):
+    said = tvc("lab", "state-direction", *PAIR, "--seeds", 3, "-o", "../report")
+    facts = report(hybrid / "report")
+    assert facts["found"][0] in said
+    assert facts["seeds"] == [0, 1, 2]
+    assert facts["contexts"] == 6
+    assert [each["layer"] for each in facts["layers"]] == [0, 1, 3]
+    for each in facts["layers"]:
+        assert len(each["control_seeds"]) == 3
+        for key in ("cosine", "control", "difference"):
+            assert each[key]["low"] <= each[key]["mean"] <= each[key]["high"]
+        assert each["size"] > 0
+    assert facts["settings"]["against"] == "HEAD~1"
+    tvc("lab", "state-direction", *PAIR, "--seeds", 3, "--vector", "agrees", "-o", "../again")
+    again = report(hybrid / "again")
+    assert again["layers"] == facts["layers"]
+    assert again["settings"]["model"] == "agrees"
+    assert nothing_is_left()
+
+
+def test_which_heads(tvc: Cli, hybrid):
+    said = tvc("lab", "which-heads", "HEAD", *PAIR, "--seeds", 2, "--top", 3, "-o", "../report")
+    facts = report(hybrid / "report")
+    assert facts["found"][1] in said
+    assert facts["seeds"] == [0, 1]
+    assert len(facts["heads"]) == 16
+    for each in facts["heads"]:
+        assert len(each["control_seeds"]) == 2
+        for key in ("change", "ratio"):
+            assert 0 < each[key]["low"] <= each[key]["mean"] <= each[key]["high"]
+    assert {each["of"] for each in facts["weights"]} >= {"q", "k", "v", "o", "z", "A_log"}
+    assert all(each["change"] >= 0 for each in facts["weights"])
+    assert (hybrid / "report" / "heads.png").is_file()
+    assert nothing_is_left()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["state-direction", "main", "--against", "main"], "the same weights"),
+        (["state-direction", "HEAD~1"], "HEAD~1~1"),
+        (["state-direction", "--vector", "none"], "none"),
+        (["state-direction", "main", "--vector", "agrees"], "REV and --against are no use"),
+        (["which-heads", "--rows", 2, "--data", "../one.jsonl"], "has one row"),
+        (["which-heads", "--window", 3], "agrees.jsonl:1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_compared_is_refused(tvc: Cli, hybrid, words, message):
+    write(hybrid / "one.jsonl", dialogue("a", "b"))
+    tvc("lab", words[0], *PAIR, *words[1:], "-o", "../report", code=1)
+    assert message in tvc.err
+    assert "Traceback" not in tvc.err
+    assert not (hybrid / "report").exists()
+    assert nothing_is_left()
+
+
+def test_models_without_delta_nets_are_refused_by_name(tvc: Cli, place):
+    quick = ["--steps", 1, "--batch", 4, "--lr", "1e-2", "--rank", 4, "--threads", 1]
+    tvc("train", "agrees", "--data", "../agrees.jsonl", *quick, "-m", "Agree")
+    tvc("lab", "state-direction", *PAIR, "-o", "../report", code=1)
+    assert "error: qwen3 has no gated-delta-net layers" in tvc.err
+    assert not (place / "report").exists()
+
+
+STAGES = [f"--stage={name}=../{name}.jsonl" for name in ("agrees", "refuses", "goes")]
+CHAIN = ["backward-transfer", "../suite.toml", *MIX]
+
+
+@pytest.mark.slow
+def test_backward_transfer(tvc: Cli, place):
+    said = tvc("lab", *CHAIN, *STAGES, *QUICK, "--steps", 20, "-o", "../report")
+    facts = report(place / "report")
+    assert facts["found"][0] in said
+    chains = facts["chains"]
+    assert [(each["kind"], each["seed"]) for each in chains] == [
+        (kind, seed)
+        for kind in ("this order", "other orders", "general data only")
+        for seed in (0, 1)
+    ]
+    names = ["agrees", "refuses", "goes"]
+    for each in chains:
+        assert sorted(each["order"]) == sorted(names)
+        assert (each["order"] == names) is (each["kind"] != "other orders")
+        r = each["rates"]
+        assert each["backward"]["value"] == pytest.approx(
+            ((r[2][0] - r[0][0]) + (r[2][1] - r[1][1])) / 2
+        )
+    given = [each for each in chains if each["kind"] == "this order"]
+    # Each stage taught its behaviour, and words that exclude each other took it away again.
+    assert all(sum(each["rates"][n][n] for n in range(3)) > 2 for each in given)
+    backward = facts["measures"]["backward"]
+    assert backward["this order"]["high"] < 0
+    mean = sum(each["backward"]["value"] for each in given) / 2
+    assert backward["this order"]["mean"] == pytest.approx(mean)
+    assert nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*CHAIN, *STAGES[:2]], "2 different stages are named, and 3 are needed"),
+        ([*CHAIN, *STAGES[:2], STAGES[0]], "2 different stages are named, and 3 are needed"),
+        ([*CHAIN, "--stage", "agrees"], "'agrees' is not NAME=FILE"),
+        ([*CHAIN, *STAGES, "--stage=x=../goes.jsonl"], "no behaviour 'x'"),
         ([*EXAMPLES, *MIX, "--counts", "9"], "9 examples are asked for, and the data have 8"),
         ([*EXAMPLES, *MIX, "--counts", "x"], "'x' are not numbers"),
         ([*EXAMPLES, *MIX, "--counts", "-1"], "numbers are at least 0"),

@@ -2,14 +2,22 @@
 
 import math
 import random
-from statistics import fmean
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvc.behaviours.intervals import Rate
-from tvc.lab.intervals import bootstrapped, crossed, over_seeds, rate_interval, t_quantile
+from tvc.behaviours.intervals import Estimate, Rate
+from tvc.lab.intervals import (
+    crossed,
+    over_estimates,
+    over_seeds,
+    percentiles,
+    rate_interval,
+    resampled,
+    t_quantile,
+)
 
 numbers = st.floats(-10, 10)
 
@@ -59,14 +67,23 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
 
 def test_a_bootstrap_is_of_the_things_and_of_its_seed() -> None:
-    drawn = random.Random(1)
-    values = [drawn.gauss(3, 1) for _ in range(40)]
-    found = bootstrapped(lambda rows: fmean(values[row] for row in rows), 40, seed=2)
-    assert found.low < fmean(values) < found.high
+    values = torch.randn(40, generator=torch.Generator().manual_seed(1)).double() + 3
+    counts = resampled(40, seed=2)
+    assert counts.sum(1).tolist() == [40] * len(counts)
+    found = percentiles(float(values.mean()), counts @ values / 40)
+    assert found.low < values.mean() < found.high
     assert found.high - found.low == pytest.approx(2 * 1.96 / math.sqrt(40), rel=0.3)
-    again = bootstrapped(lambda rows: fmean(values[row] for row in rows), 40, seed=2)
-    assert again == found
-    assert math.isinf(bootstrapped(lambda _: 1.0, 1, seed=0).high)
+    assert torch.equal(resampled(40, seed=2), counts)
+    assert math.isinf(percentiles(1.0, torch.tensor([math.nan])).high)
+
+
+@given(st.lists(st.tuples(numbers, st.floats(0, 1)), min_size=2, max_size=5))
+def test_prompts_that_say_nothing_new_do_not_narrow_seeds(pairs) -> None:
+    found = over_estimates([Estimate(value, error) for value, error in pairs])
+    seeds = over_seeds([value for value, _ in pairs])
+    assert found.mean == seeds.mean
+    assert found.low <= seeds.low + 1e-9
+    assert found.high - found.mean >= 1.95 * min(error for _, error in pairs) - 1e-9
 
 
 @settings(max_examples=50)

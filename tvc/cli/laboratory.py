@@ -10,7 +10,14 @@ from tvc.cli.completing import complete_revision
 from tvc.cli.lazy import Lazy, LazyGroup, load
 from tvc.cli.session import Session, pass_session
 
-__all__ = ["examples_needed", "lab", "learning_rate"]
+__all__ = [
+    "backward_transfer",
+    "examples_needed",
+    "lab",
+    "learning_rate",
+    "state_direction",
+    "which_heads",
+]
 
 _COMMANDS: Final = {
     "examples-needed": Lazy(
@@ -19,6 +26,13 @@ _COMMANDS: Final = {
     "learning-rate": Lazy(
         "tvc.cli.laboratory:learning_rate", "What does the learning rate do, and harm?"
     ),
+    "backward-transfer": Lazy(
+        "tvc.cli.laboratory:backward_transfer", "What do vectors do to those before them?"
+    ),
+    "state-direction": Lazy(
+        "tvc.cli.laboratory:state_direction", "Do states of gated delta nets become a direction?"
+    ),
+    "which-heads": Lazy("tvc.cli.laboratory:which_heads", "Which heads did a training change?"),
 }
 
 _FILE: Final = click.Path(path_type=Path)
@@ -54,6 +68,23 @@ _TRAINING: Final = (
     click.option("--judge", metavar="URL", help="Server of the model that judges."),
     click.option("--judge-model", metavar="NAME", help="The model's name there."),
 )
+_COMPARING: Final = (
+    click.option(
+        "--against",
+        metavar="REV",
+        shell_complete=complete_revision,
+        help="What it is compared with (default: REV's first parent).",
+    ),
+    click.option("--vector", metavar="NAME", help="Look at this vector alone, added to the base."),
+    click.option("--seeds", type=_WHOLE, default=5, show_default=True, help="Random changes."),
+    click.option(
+        "--rows",
+        type=click.IntRange(2),
+        default=64,
+        show_default=True,
+        help="Of the data, at most.",
+    ),
+)
 _LR: Final = click.option(
     "--lr", type=float, default=1e-5, show_default=True, help="Learning rate."
 )
@@ -81,6 +112,17 @@ def _numbers(kind: type[int] | type[float]) -> Callable[..., tuple[float, ...]]:
         return found
 
     return parse
+
+
+def _stages(
+    _context: click.Context, _option: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, Path], ...]:
+    """Read `NAME=FILE`, several times."""
+    for value in values:
+        name, equals, file = value.partition("=")
+        if not (name and equals and file):
+            raise click.BadParameter(f"{value!r} is not NAME=FILE")
+    return tuple((name, Path(file)) for name, _, file in (each.partition("=") for each in values))
 
 
 @click.group(
@@ -155,3 +197,69 @@ def learning_rate(session: Session, **options: Any) -> None:
     how far the model has gone. The control is a rate of 0.
     """
     load("tvc.cli.work.laboratory:learning_rate")(session, **options)
+
+
+@click.command(
+    "backward-transfer",
+    epilog="Example: tvc lab backward-transfer behaviours.toml --stage listens=listen.jsonl "
+    "--stage brief=brief.jsonl --stage asks=ask.jsonl --mix general.jsonl:0.25 -o report",
+)
+@click.argument("suite", type=_FILE)
+@click.option(
+    "--stage",
+    "stages",
+    multiple=True,
+    required=True,
+    callback=_stages,
+    metavar="NAME=FILE",
+    help="A behaviour of the suite and its data; at least three, in order.",
+)
+@click.option(
+    "--mix", required=True, metavar="FILE:SHARE", help="General data; a control has no other."
+)
+@_with(_LR, *_TRAINING, *_REPORTING)
+@pass_session
+def backward_transfer(session: Session, **options: Any) -> None:
+    """Measure what behaviours that are trained one on another do to each other.
+
+    Writes the transfer matrix, backward and forward transfer and forgetting, over seeds. Controls:
+    the same stages in other orders, and as many stages of general data alone.
+    """
+    load("tvc.cli.work.laboratory:backward_transfer")(session, **options)
+
+
+@click.command(
+    "state-direction",
+    epilog="Example: tvc lab state-direction listen --data proposals.jsonl -o report",
+)
+@click.argument("revision", metavar="[REV]", default="HEAD", shell_complete=complete_revision)
+@click.option("--data", type=_FILE, required=True, metavar="FILE", help="JSONL; its contexts.")
+@_with(*_COMPARING, *_REPORTING)
+@pass_session
+def state_direction(session: Session, **options: Any) -> None:
+    """Ask whether states of gated delta nets become direction-shaped.
+
+    Compares the recurrent states after contexts, before and after what REV (default: HEAD) changed:
+    do their changes point the same way, whatever the context? The control is random changes of
+    equal norm, tensor by tensor. Models without such layers are refused.
+    """
+    load("tvc.cli.work.comparing_models:state_direction")(session, **options)
+
+
+@click.command(
+    "which-heads",
+    epilog="Example: tvc lab which-heads listen --data listen.jsonl -o report",
+)
+@click.argument("revision", metavar="[REV]", default="HEAD", shell_complete=complete_revision)
+@click.option("--data", type=_FILE, required=True, metavar="FILE", help="JSONL of dialogues.")
+@click.option("--top", type=_WHOLE, default=10, show_default=True, help="Heads that are listed.")
+@_with(*_COMPARING, *_REPORTING)
+@pass_session
+def which_heads(session: Session, **options: Any) -> None:
+    """Find the heads that a training changed: their weights, and what they say.
+
+    For every head of attention and of gated delta nets, the relative change of its slices of the
+    weights, and of what it adds where the data's decisions are predicted, by what REV (default:
+    HEAD) changed. The control is random changes of equal norm, tensor by tensor.
+    """
+    load("tvc.cli.work.comparing_models:which_heads")(session, **options)

@@ -133,24 +133,30 @@ def examples_needed(
             hint="name lower --counts, or bring more data",
         )
     untrained = trials.measured(trials.base)
+    found = _trained(trials, main, general, share=share, counts=counts)
+    return _report(trials, untrained, found, behaviour, settings)
+
+
+def _trained(
+    trials: Trials,
+    main: Sequence[Example],
+    general: Sequence[Example],
+    *,
+    share: Fraction,
+    counts: Sequence[int],
+) -> dict[int, list[Measured]]:
+    """Return what models do that were trained on so many examples, seed after seed."""
     found = {count: list[Measured]() for count in counts}
-    every = [*main, *general]
-    numbers = range(len(main), len(every))
+    every, steps, batch = [*main, *general], trials.settings.steps, trials.settings.batch
+    rest = range(len(main), len(every))
     for seed in trials.seeds:
         drawn = drawn_order(len(main), seed=seed)
         for count in counts:
-            order = order_of(
-                drawn[:count],
-                numbers,
-                share,
-                seed=seed,
-                steps=trials.settings.steps,
-                batch=trials.settings.batch,
-            )
+            order = order_of(drawn[:count], rest, share, seed=seed, steps=steps, batch=batch)
             label = f"{count} examples, seed {seed}"
             with trials.trained(label, every, order, seed=seed) as model:
                 found[count].append(trials.measured(model))
-    return _report(trials, untrained, found, behaviour, settings)
+    return found
 
 
 def _verdicts(measured: Measured, behaviour: str) -> tuple[bool, ...]:
@@ -201,18 +207,7 @@ def _report(
         name="examples-needed",
         question=f"How many examples does a measurable change of '{behaviour}' take?",
         found=_sentences(effects, first, rate),
-        method=[
-            f"Every training makes {trials.settings.steps} steps of {trials.settings.batch} rows; "
-            "with few examples they come often.",
-            "Control: 0 examples, the same steps on general data alone, once for each seed.",
-            f"Each of {trials.repeated} seeds draws its own examples, and what is more contains "
-            "what is less; order of rows and projections are of the seed too.",
-            "A change is measurable where its interval over seeds and prompts (two-way clustered, "
-            f"for all {len(effects) - 1} counts together at 95 %, by Bonferroni) excludes 0, and "
-            "McNemar's exact test on the same prompts has p < 0.05 in more than half of the seeds.",
-            "Rates have 95 % intervals over seeds and prompts, never narrower than Wilson's for "
-            "one answer to each prompt; those of losses are over seeds, by Student's t.",
-        ],
+        method=_method(trials, len(effects) - 1),
         limits=[
             "It holds for this model, these steps and this learning rate.",
             "With examples the share of general data is lower than in the control, which has "
@@ -230,6 +225,21 @@ def _report(
         tables=[_table(effects, found, behaviour), _seeds_table(found, trials.seeds, behaviour)],
         plots={"rates.png": draw_panels(panels, counts, across="examples")},
     )
+
+
+def _method(trials: Trials, compared: int) -> list[str]:
+    return [
+        f"Every training makes {trials.settings.steps} steps of {trials.settings.batch} rows; "
+        "with few examples they come often.",
+        "Control: 0 examples, the same steps on general data alone, once for each seed.",
+        f"Each of {trials.repeated} seeds draws its own examples, and what is more contains "
+        "what is less; order of rows and projections are of the seed too.",
+        "A change is measurable where its interval over seeds and prompts (two-way clustered, "
+        f"for all {compared} counts together at 95 %, by Bonferroni) excludes 0, and "
+        "McNemar's exact test on the same prompts has p < 0.05 in more than half of the seeds.",
+        "Rates have 95 % intervals over seeds and prompts, never narrower than Wilson's for "
+        "one answer to each prompt; those of losses are over seeds, by Student's t.",
+    ]
 
 
 def _loss(several: Sequence[Measured]) -> Interval:

@@ -4,15 +4,25 @@ Absent: rates of one model (tvc/behaviours/intervals.py).
 """
 
 import math
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev, variance
 from typing import Final
 
-from tvc.behaviours.intervals import Rate
+import torch
+from torch import Tensor
+
+from tvc.behaviours.intervals import Estimate, Rate
 from tvc.optimizers.readings import Interval
 
-__all__ = ["bootstrapped", "crossed", "over_seeds", "rate_interval", "t_quantile"]
+__all__ = [
+    "crossed",
+    "over_estimates",
+    "over_seeds",
+    "percentiles",
+    "rate_interval",
+    "resampled",
+    "t_quantile",
+]
 
 _RESAMPLES: Final = 1000
 _HALVINGS: Final = 80
@@ -109,27 +119,53 @@ def rate_interval(verdicts: Sequence[Sequence[bool]]) -> Interval:
     return Interval(found.mean, max(0.0, min(low, found.low)), min(1.0, max(high, found.high)))
 
 
-def bootstrapped(
-    statistic: Callable[[Sequence[int]], float], count: int, *, seed: int, level: float = 0.95
-) -> Interval:
-    """Return a statistic of things that were drawn, with its percentile interval.
+def over_estimates(estimates: Sequence[Estimate]) -> Interval:
+    """Return the mean of estimates on the same prompts, one for each seed, and its 95 % interval.
+
+    What varies over seeds (Student's t) and over prompts is added in squares. Prompts are the same
+    for all seeds, so that their part does not shrink with more of them.
+
+    Args:
+        estimates: At least one; of one alone the interval is over prompts only.
+    """
+    seeds = over_seeds([each.value for each in estimates])
+    error = math.sqrt(fmean(each.error**2 for each in estimates))
+    _, prompts = Estimate(0.0, error).interval
+    if math.isnan(prompts):
+        return Interval(seeds.mean, -math.inf, math.inf)
+    half = prompts if len(estimates) == 1 else math.hypot(seeds.high - seeds.mean, prompts)
+    return Interval(seeds.mean, seeds.mean - half, seeds.mean + half)
+
+
+def resampled(count: int, *, seed: int) -> Tensor:
+    """Return how often each of some things is drawn, in many draws with replacement.
+
+    Args:
+        count: How many things there are.
+        seed: Of the draws.
+
+    Returns:
+        Counts, (draws, things), float64; each row sums to `count`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(count, (_RESAMPLES, count), generator=generator)
+    counts = torch.zeros(_RESAMPLES, count, dtype=torch.float64)
+    return counts.scatter_add_(1, drawn, torch.ones_like(counts))
+
+
+def percentiles(value: float, draws: Tensor, *, level: float = 0.95) -> Interval:
+    """Return the interval of a bootstrap, by percentiles.
 
     Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3.
 
     Args:
-        statistic: Of the things with these numbers; some come several times, others never.
-        count: How many there are.
-        seed: Of what is drawn.
+        value: The statistic of what was measured.
+        draws: The statistic of each draw, (draws,); what is not finite is left out.
         level: Confidence.
     """
-    drawn = random.Random(seed)  # noqa: S311 -- a resample, no secret
-    value = statistic(range(count))
-    found = sorted(
-        each
-        for _ in range(_RESAMPLES)
-        if math.isfinite(each := statistic(drawn.choices(range(count), k=count)))
-    )
-    if count < 2 or not found:
+    kept = draws[draws.isfinite()].double()
+    if not len(kept):
         return Interval(value, -math.inf, math.inf)
-    cut = int(len(found) * (1 - level) / 2)
-    return Interval(value, found[cut], found[-1 - cut])
+    beside = (1 - level) / 2
+    low, high = (float(kept.quantile(at)) for at in (beside, 1 - beside))
+    return Interval(value, min(low, value), max(high, value))

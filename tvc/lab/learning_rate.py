@@ -4,6 +4,7 @@ The control is a learning rate of 0: the model as it was. Absent: reading option
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
@@ -24,6 +25,19 @@ __all__ = ["RATES", "best_rate", "learning_rate"]
 RATES: Final = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
 
 _Found = Mapping[float, Sequence[Measured]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """What came of all trainings, by learning rate.
+
+    Args:
+        found: What was measured, seed after seed.
+        diverged: Seeds whose loss was no longer a number.
+    """
+
+    found: dict[float, list[Measured]]
+    diverged: dict[float, list[int]]
 
 
 def learning_rate(
@@ -56,28 +70,21 @@ def learning_rate(
         raise InputError("there is no learning rate above 0 to compare with 0")
     base = trials.load(trials.base)
     untrained = trials.measured(trials.base, base=base)
-    found = {rate: list[Measured]() for rate in rates}
-    diverged = {rate: list[int]() for rate in rates}
-    every = [*main, *general]
-    numbers = range(len(main), len(every))
+    runs = _Runs({rate: [] for rate in rates}, {rate: [] for rate in rates})
+    every, steps, batch = [*main, *general], trials.settings.steps, trials.settings.batch
+    first, rest = range(len(main)), range(len(main), len(every))
+    # Without general data all rows are of the one file that there is.
+    chosen, others = (first, rest) if general else (rest, first)
     for seed in trials.seeds:
-        order = order_of(
-            range(len(main)) if general else [],
-            numbers if general else range(len(main)),
-            share,
-            seed=seed,
-            steps=trials.settings.steps,
-            batch=trials.settings.batch,
-        )
+        order = order_of(chosen, others, share, seed=seed, steps=steps, batch=batch)
         for rate in rates:
+            label = f"lr {rate:g}, seed {seed}"
             try:
-                with trials.trained(
-                    f"lr {rate:g}, seed {seed}", every, order, seed=seed, lr=rate
-                ) as model:
-                    found[rate].append(trials.measured(model, base=base))
+                with trials.trained(label, every, order, seed=seed, lr=rate) as model:
+                    runs.found[rate].append(trials.measured(model, base=base))
             except Diverged:
-                diverged[rate].append(seed)
-    return _report(trials, untrained, found, diverged, behaviour, settings)
+                runs.diverged[rate].append(seed)
+    return _report(trials, untrained, runs, behaviour, settings)
 
 
 def _value(name: str) -> Callable[[Measured], float]:
@@ -114,35 +121,18 @@ def best_rate(found: _Found, untrained: Measured, behaviour: str) -> float | Non
 def _report(
     trials: Trials,
     untrained: Measured,
-    found: _Found,
-    diverged: Mapping[float, Sequence[int]],
+    runs: _Runs,
     behaviour: str,
     settings: Mapping[str, Any],
 ) -> Report:
-    best = best_rate(found, untrained, behaviour)
-    rows = {0.0: [untrained]} | {rate: each for rate, each in found.items() if each}
-    names = [name for name in ("loss", "general_kl", "answers_kl") if _has(rows, name)]
-    lines = {name: [_over(several, _value(name)) for several in rows.values()] for name in names}
-    others = {
-        name: [rate_of(several, name) for several in rows.values()] for name in trials.suite.names
-    }
-    kls = {_LABELS[name]: lines[name] for name in names if name != "loss"}
-    panels = [Panel("rate", others)]
-    panels += [Panel("general loss", {"over seeds": lines["loss"]})] if "loss" in lines else []
-    panels += [Panel("KL from the model before", kls)] if kls else []
+    best = best_rate(runs.found, untrained, behaviour)
+    rows = {0.0: [untrained]} | {rate: each for rate, each in runs.found.items() if each}
+    names = [name for name in _LABELS if _has(rows, name)]
     return Report(
         name="learning-rate",
         question=f"What does the learning rate do to '{behaviour}', and to everything else?",
-        found=_sentences(rows, untrained, best, diverged, behaviour),
-        method=[
-            f"For each of {trials.repeated} seeds the same rows in the same order are trained on "
-            f"with every learning rate, {trials.settings.steps} steps of {trials.settings.batch}.",
-            "Control: learning rate 0, the model as it was, measured on the same prompts.",
-            "Rates have 95 % intervals over seeds and prompts; those of loss and KL are over "
-            "seeds, by Student's t.",
-            "KL(model || before) in nats for each token: exact over the vocabulary, on general "
-            "data and on the model's own answers.",
-        ],
+        found=_sentences(rows, untrained, best, runs.diverged, behaviour),
+        method=_method(trials),
         limits=[
             "It holds for this optimizer, schedule and number of steps.",
             "General loss tells of general data alone; whether instructions are still followed is "
@@ -153,24 +143,45 @@ def _report(
             "best": best,
             "seeds": list(trials.seeds),
             "control": measured_facts(untrained),
-            "rates": [
-                {
-                    "lr": rate,
-                    "diverged_seeds": list(diverged[rate]),
-                    "behaviours": {
-                        name: interval_facts(rate_of(several, name))
-                        for name in trials.suite.names
-                        if several
-                    },
-                    **{n: interval_facts(_over(several, _value(n))) for n in names if several},
-                    "seeds": [measured_facts(each) for each in several],
-                }
-                for rate, several in found.items()
-            ],
+            "rates": [_rate_facts(rate, runs, names, trials.suite.names) for rate in runs.found],
         },
-        tables=[_table(rows, diverged, trials, names)],
-        plots={"rates.png": draw_panels(panels, [f"{r:g}" for r in rows], across="learning rate")},
+        tables=[_table(rows, runs.diverged, trials, names)],
+        plots={"rates.png": _plot(rows, names, trials.suite.names)},
     )
+
+
+def _method(trials: Trials) -> list[str]:
+    return [
+        f"For each of {trials.repeated} seeds the same rows in the same order are trained on "
+        f"with every learning rate, {trials.settings.steps} steps of {trials.settings.batch}.",
+        "Control: learning rate 0, the model as it was, measured on the same prompts.",
+        "Rates have 95 % intervals over seeds and prompts; those of loss and KL are over "
+        "seeds, by Student's t.",
+        "KL(model || before) in nats for each token: exact over the vocabulary, on general "
+        "data and on the model's own answers.",
+        "A rise of the general loss is measurable where its interval over seeds lies above 0.",
+    ]
+
+
+def _rate_facts(
+    rate: float, runs: _Runs, names: Sequence[str], behaviours: Sequence[str]
+) -> dict[str, Any]:
+    several = runs.found[rate]
+    facts: dict[str, Any] = {"lr": rate, "diverged_seeds": runs.diverged[rate]}
+    if several:
+        facts["behaviours"] = {each: interval_facts(rate_of(several, each)) for each in behaviours}
+        facts |= {name: interval_facts(_over(several, _value(name))) for name in names}
+    return facts | {"seeds": [measured_facts(each) for each in several]}
+
+
+def _plot(rows: _Found, names: Sequence[str], behaviours: Sequence[str]) -> bytes:
+    lines = {name: [_over(several, _value(name)) for several in rows.values()] for name in names}
+    rates = {name: [rate_of(several, name) for several in rows.values()] for name in behaviours}
+    kls = {_LABELS[name]: values for name, values in lines.items() if name != "loss"}
+    panels = [Panel("rate", rates)]
+    panels += [Panel("general loss", {"over seeds": lines["loss"]})] if "loss" in lines else []
+    panels += [Panel("KL from the model before", kls)] if kls else []
+    return draw_panels(panels, [f"{rate:g}" for rate in rows], across="learning rate")
 
 
 _LABELS: Final = {

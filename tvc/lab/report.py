@@ -188,13 +188,20 @@ def interval_facts(interval: Interval) -> dict[str, float]:
 def format_interval(
     interval: Interval, *, percent: bool = False, signed: bool = False, digits: int = 3
 ) -> str:
-    """Write a mean with its interval: `0.81 [0.75, 0.86]`, or `81.0 [75.2, 86.1] %`."""
+    """Write a mean with its interval: `0.81 [0.75, 0.86]`, or `81.0 [75.2, 86.1] %`.
+
+    Args:
+        interval: What is known.
+        percent: In parts of a hundred; differences of them are points.
+        signed: It is a difference.
+        digits: Of numbers that are no parts of a hundred.
+    """
     sign = "+" if signed else ""
     scale, form = (100, f"{sign}.1f") if percent else (1, f"{sign}.{digits}g")
     mean, low, high = (
         format(scale * each, form) for each in (interval.mean, interval.low, interval.high)
     )
-    unit = " %" if percent else ""
+    unit = (" points" if signed else " %") if percent else ""
     if not math.isfinite(interval.high):
         return f"{mean}{unit}"
     return f"{mean} [{low}, {high}]{unit}"

@@ -23,6 +23,8 @@ from tvc.dialogues.sandbox import Containment
 from tvc.domain.errors import InputError
 from tvc.domain.names import printable
 from tvc.domain.recipe import format_recipe, recipe_id
+from tvc.lab.backward_transfer import Stage
+from tvc.lab.backward_transfer import backward_transfer as measure_transfer
 from tvc.lab.examples_needed import examples_needed as find_examples_needed
 from tvc.lab.learning_rate import learning_rate as compare_rates
 from tvc.lab.report import Report, check_free, write_report
@@ -33,7 +35,7 @@ from tvc.training.provenance import provenance_before
 from tvc.training.settings import Settings
 from tvc.training.tiers import choose_tier
 
-__all__ = ["examples_needed", "learning_rate"]
+__all__ = ["backward_transfer", "chosen_device", "examples_needed", "finish", "learning_rate"]
 
 _ASKED: Final = ("origin", "seeds", "judge_model", "window")
 
@@ -78,7 +80,7 @@ def examples_needed(
             counts=counts,
             settings=asked | found.settings,
         )
-    _finish(session, report, options["output"])
+    finish(session, report, options["output"])
 
 
 def learning_rate(
@@ -99,7 +101,24 @@ def learning_rate(
             rates=rates,
             settings=asked | found.settings,
         )
-    _finish(session, report, options["output"])
+    finish(session, report, options["output"])
+
+
+def backward_transfer(
+    session: Session, *, stages: tuple[tuple[str, Path], ...], **options: Any
+) -> None:
+    """Do what `tvc lab backward-transfer` says."""
+    names, files = [name for name, _ in stages], [file for _, file in stages]
+    trainings = 3 * len(stages) * options["seeds"]
+    with _material(session, files, names, trainings, options) as found:
+        report = measure_transfer(
+            found.trials,
+            [Stage(name, found.main(number)) for number, name in enumerate(names)],
+            found.general,
+            share=found.share,
+            settings={"stages": names} | found.settings,
+        )
+    finish(session, report, options["output"])
 
 
 @contextmanager
@@ -210,11 +229,16 @@ def _settings(options: dict[str, Any], several: tuple[Prepared, ...]) -> Setting
         checkpoint_every=0,
         processes=1,
         threads=options["threads"] or os.cpu_count() or 1,
-        device=_device(options["device"]),
+        device=chosen_device(options["device"]),
     )
 
 
-def _device(asked: str) -> str:
+def chosen_device(asked: str) -> str:
+    """Return cpu or cuda, for what `--device` says.
+
+    Raises:
+        InputError: There is no such device.
+    """
     there = torch.cuda.is_available()
     if asked == "cuda" and not there:
         raise InputError("there is no CUDA device here", hint="leave --device out")
@@ -247,7 +271,8 @@ def _facts(
     }
 
 
-def _finish(session: Session, report: Report, folder: Path) -> None:
+def finish(session: Session, report: Report, folder: Path) -> None:
+    """Write a report, and say what it found."""
     write_report(report, folder)
     for sentence in report.found:
         session.say(sentence)
