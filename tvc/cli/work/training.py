@@ -95,6 +95,7 @@ def train(session: Session, *, name: str, resume: bool, discard: bool, **options
             no_distance=False,
             as_json=False,
             rerun=False,
+            answers=None,
             judge=options["judge"],
             judge_model=options["judge_model"],
             device=options["device"],
