@@ -116,6 +116,23 @@ def test_provenance_and_cost_are_in_the_record(tmp_path):
     assert replace(record, delta=None).id != record.id
 
 
+def test_of_what_is_known_here_a_training_has_no_say(tmp_path):
+    bench = Bench(tmp_path, tensors(BASE))
+    model = trained(bench)
+    write_training(
+        model.root,
+        recipe=recipe_id(bench.repository.state_at("HEAD").normal),
+        provenance={"trained_from": "a lie", "tier": "full"},
+        measured={"changed_tensors": "a lie", "delta_bytes": "a lie", "rate": 0.5},
+    )
+    commit(bench, ModelDirectory.open(model.root))
+    record = bench.repository.state_at("HEAD").vectors["t"]
+    assert record.provenance["trained_from"] == "base"
+    assert record.measured["changed_tensors"] == 1
+    assert isinstance(record.measured["delta_bytes"], int)
+    assert (record.provenance["tier"], record.measured["rate"]) == ("full", 0.5)
+
+
 def test_a_kept_difference_is_checked_and_not_collected(tmp_path):
     bench = Bench(tmp_path, tensors(BASE))
     commit(bench, trained(bench))
@@ -132,6 +149,8 @@ def test_a_kept_difference_is_checked_and_not_collected(tmp_path):
         ({"name": "nothing"}, "no such tuned tensor"),
         ({"spec": TensorSpec("F32", (COLUMNS, ROWS))}, r"F32 \[30, 40\], the tuned tensor"),
         ({"spec": TensorSpec("I32", SPEC.shape)}, "I32"),
+        ({"delta": np.where(DELTA == DELTA[9, 9], np.float32("nan"), DELTA)}, "of w is not finite"),
+        ({"delta": np.where(DELTA == DELTA[0, 0], np.float32("inf"), DELTA)}, "of w is not finite"),
     ],
 )
 def test_differences_that_do_not_fit_are_refused(tmp_path, options, message):
@@ -184,6 +203,9 @@ def test_an_origin_may_need_vectors_that_head_lacks(tmp_path):
         + b"a" * 64
         + b'","provenance":{"a":[]},"measured":{}}',
         b'{"format":"tvc.training/1","recipe":"' + b"a" * 64 + b'","provenance":3,"measured":{}}',
+        b'{"format":"tvc.training/1","recipe":"'
+        + b"a" * 64
+        + b'","provenance":{"a":"\\ud800"},"measured":{}}',
     ],
 )
 def test_a_record_that_is_none_is_refused(tmp_path, body):

@@ -93,6 +93,14 @@ def test_a_sound_repository_is_clean(server, world):
     assert not repaired(world / "repo").done
 
 
+def test_notes_on_commits_are_no_branch_without_a_recipe(server, world):
+    subprocess.run(
+        ["git", "notes", "--ref=tvc-eval", "add", "-m", "{}"], cwd=world / "repo", check=True
+    )
+    facts = json.loads(ok(server.run("fsck", "--json", cwd=world / "repo")).output)
+    assert facts["problems"] == []
+
+
 @pytest.mark.parametrize(
     ("how", "step"),
     [(how, 9) for how in DAMAGES] + [pytest.param(d, 1, marks=pytest.mark.slow) for d in DAMAGES],

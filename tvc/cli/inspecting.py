@@ -188,7 +188,11 @@ def _vector_lines(state: State, before: State | None) -> list[str]:
         record = state.vectors[name]
         lines += ["", f"vector {name}: {record.kind}"]
         facts = {**record.provenance, **record.measured}
-        lines += [f"  {printable(key)}: {printable(str(value))}" for key, value in facts.items()]
+        lines += [
+            # A whole command can be copied.
+            f"  {printable(key)}: {printable(str(value), limit=4000 if key == 'command' else 120)}"
+            for key, value in facts.items()
+        ]
     return lines
 
 

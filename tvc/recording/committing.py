@@ -111,7 +111,8 @@ def _provenance(
     }
     if training is None:
         return {"source": os.path.relpath(model.root, repository.layout.root), **found}
-    return {**found, **training.provenance}  # its folder is a passing one
+    # Its folder is a passing one; of what is known here it has no say.
+    return {**found, **training.provenance, **found}
 
 
 def _check_origin(

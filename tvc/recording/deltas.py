@@ -6,8 +6,11 @@ left out.
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from tvc.domain.plan import FLOATING
 from tvc.domain.snapshot import Snapshot, TensorRef
+from tvc.evaluation.numbers import compute_dtype, to_numbers
 from tvc.models.directory import ModelDirectory
 from tvc.recording.matching import Mismatch
 from tvc_store.arrays import ByteArray
@@ -38,17 +41,19 @@ def record_deltas(
         The id of their list, and the bytes that they take in the store.
 
     Raises:
-        Mismatch: One belongs to no tuned tensor, or has another shape, or is not floating.
+        Mismatch: One belongs to no tuned tensor, has another shape, is not floating or not finite.
     """
     kept: dict[str, TensorRef] = {}
     with Publisher(store.path) as publisher:
         for name, entry in deltas.entries.items():
             _check_fits(name, entry.spec, tuned)
-            seen = _Seen()
+            seen = _Seen(entry.spec)
             with deltas.opened(name) as content:
                 identity = store.put_elements(
                     entry.spec, content, on_frame=seen.see, publisher=publisher
                 )
+            if not seen.finite:
+                raise Mismatch(f"the difference of {name} is not finite throughout")
             if not seen.zero:
                 kept[name] = TensorRef(identity, entry.spec)
             on_bytes(entry.spec.nbytes)
@@ -57,13 +62,17 @@ def record_deltas(
 
 
 class _Seen:
-    """Whether all bytes of a tensor that is being stored are zero."""
+    """Whether a tensor that is being stored is zero throughout, in all bits, and finite."""
 
-    zero = True
+    def __init__(self, spec: TensorSpec) -> None:
+        self._spec = spec
+        self.zero = self.finite = True
 
     def see(self, _at: int, frame: ByteArray, _base: ByteArray | None) -> None:
-        """Look at one frame."""
+        """Look at one frame, which has whole elements."""
         self.zero = self.zero and not frame.any()
+        values = to_numbers(frame, self._spec.dtype, compute_dtype(self._spec))
+        self.finite = self.finite and bool(np.isfinite(values).all())
 
 
 def _check_fits(name: str, spec: TensorSpec, tuned: Mapping[str, TensorRef]) -> None:

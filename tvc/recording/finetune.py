@@ -267,7 +267,7 @@ def _with_training(
     """Add what a training kept and measured."""
     left_out = tuple(name for name in recorded.left_out if name not in TRAINING_FILES)
     recorded, record = replace(recorded, left_out=left_out), recorded.record
-    measured = {**record.measured, **training.measured}
+    measured = {**training.measured, **record.measured}  # what was measured here counts
     if training.deltas is None:
         return replace(recorded, record=replace(record, measured=measured))
     delta, size = record_deltas(store, training.deltas, tuned.tensors)

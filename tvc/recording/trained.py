@@ -90,6 +90,11 @@ def read_training(model: ModelDirectory) -> Training | None:
 
 def _are_scalars(value: object) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(each, str | int | float | bool)
-        for each in cast("dict[str, object]", value).values()
+        _is_text(name) and (isinstance(each, int | float | bool) or _is_text(each))
+        for name, each in cast("dict[str, object]", value).items()
     )
+
+
+def _is_text(value: object) -> bool:
+    # JSON can write half a surrogate pair; no document can hold one.
+    return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)

@@ -177,7 +177,8 @@ def _refs(git: GitGateway) -> Iterator[Root]:
         raise StateError(f"git: {printable((errors.strip() or 'failed').splitlines()[0])}")
     for sha, _, ref in (line.partition(" ") for line in lines):
         name = ref.removeprefix("refs/heads/").removeprefix("refs/remotes/")
-        yield Root(f"tag {ref[10:]}" if ref.startswith("refs/tags/") else name, sha, is_tip=True)
+        if not ref.startswith("refs/notes/"):  # git's notes on commits have no recipe
+            yield Root(f"tag {ref[10:]}" if ref.startswith("refs/tags/") else name, sha, is_tip=True)
 
 
 def _reflog(git: GitGateway, *, since: float) -> list[str]:
