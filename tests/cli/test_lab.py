@@ -169,7 +169,7 @@ def test_learning_rate(tvc: Cli, place):
 
 
 def test_a_rate_that_diverges_is_said(tvc: Cli, place):
-    options = [*ALL, "--seeds", 2, "--steps", 4, "--optimizer", "sgd"]
+    options = [*ALL, "--seeds", 2, "--steps", 3, "--optimizer", "sgd"]
     said = tvc("lab", *RATES, *options, "--rates", "1e-3,1e30", "-o", "../report")
     facts = report(place / "report")
     assert facts["rates"][1]["diverged_seeds"] == [0, 1]

@@ -35,6 +35,7 @@ def test_one_seed_says_nothing_of_others() -> None:
     assert over_seeds([0.5]).mean == 0.5
     assert math.isinf(over_seeds([0.5]).high)
     assert not over_seeds([0.5]).excludes_zero
+    assert math.isinf(over_seeds([math.nan, math.nan]).high)
 
 
 @settings(max_examples=50)

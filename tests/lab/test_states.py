@@ -122,3 +122,20 @@ def test_a_random_change_is_not_told_from_random_changes() -> None:
         assert layer["size"] == pytest.approx(sum(layer["control_sizes"]) / 4, rel=0.7)
     assert len(report.facts["directed_layers"]) < 3
     assert "| layer | cosine |" in format_report(report)
+
+
+def test_layers_before_the_change_have_no_direction() -> None:
+    model = tiny("qwen3.5")
+    name = "model.layers.2.mlp.up_proj.weight"
+    change = {name: 0.1 * dict(model.named_parameters())[name].detach()}
+    report = state_direction(model, change, CONTEXTS, pad=PAD, seeds=range(2), settings={})
+    assert [math.isnan(each["cosine"]["mean"]) for each in report.facts["layers"]] == [
+        True,
+        True,
+        False,
+    ]
+    assert "Most in layer 3" in report.found[1]
+    assert "| 0 | none | none |" in format_report(report)
+    behind = {"lm_head.weight": torch.ones(61, 32)}
+    report = state_direction(model, behind, CONTEXTS, pad=PAD, seeds=range(2), settings={})
+    assert report.found == ["No state changed: what changed lies behind these layers."]

@@ -66,7 +66,7 @@ def over_seeds(values: Sequence[float], *, level: float = 0.95) -> Interval:
         level: Confidence.
     """
     mean, count = fmean(values), len(values)
-    if count < 2:
+    if count < 2 or not math.isfinite(mean):
         return Interval(mean, -math.inf, math.inf)
     half = t_quantile(level, count - 1) * stdev(values) / math.sqrt(count)
     return Interval(mean, mean - half, mean + half)

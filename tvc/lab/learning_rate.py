@@ -3,6 +3,7 @@
 The control is a learning rate of 0: the model as it was. Absent: reading options.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -33,7 +34,7 @@ class _Runs:
 
     Args:
         found: What was measured, seed after seed.
-        diverged: Seeds whose loss was no longer a number.
+        diverged: Seeds with which the loss, or the weights, were no longer finite.
     """
 
     found: dict[float, list[Measured]]
@@ -81,10 +82,19 @@ def learning_rate(
             label = f"lr {rate:g}, seed {seed}"
             try:
                 with trials.trained(label, every, order, seed=seed, lr=rate) as model:
-                    runs.found[rate].append(trials.measured(model, base=base))
+                    measured = trials.measured(model, base=base)
             except Diverged:
+                measured = None
+            if measured is None or not _is_finite(measured):
                 runs.diverged[rate].append(seed)
+            else:
+                runs.found[rate].append(measured)
     return _report(trials, untrained, runs, behaviour, settings)
+
+
+def _is_finite(measured: Measured) -> bool:
+    found = (measured.loss, measured.general_kl, measured.answers_kl)
+    return all(each is None or math.isfinite(each.value) for each in found)
 
 
 def _value(name: str) -> Callable[[Measured], float]:

@@ -196,6 +196,8 @@ def format_interval(
         signed: It is a difference.
         digits: Of numbers that are no parts of a hundred.
     """
+    if math.isnan(interval.mean):
+        return "none"
     sign = "+" if signed else ""
     scale, form = (100, f"{sign}.1f") if percent else (1, f"{sign}.{digits}g")
     mean, low, high = (

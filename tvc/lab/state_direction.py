@@ -7,6 +7,7 @@ weights, so the control is random changes of equal length, tensor by tensor. Abs
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
@@ -30,7 +31,8 @@ class Layer:
 
     Args:
         layer: Its number.
-        cosine: Mean over pairs of contexts, -1 to 1, with its bootstrap over contexts.
+        cosine: Mean over pairs of contexts, -1 to 1, with its bootstrap over contexts; NaN where
+            no state changed.
         size: Mean length of the change over that of the state.
         controls: The mean cosine of each random change.
         control_sizes: Their sizes.
@@ -182,12 +184,14 @@ def _report(
 
 
 def _sentences(layers: Sequence[Layer]) -> list[str]:
+    changed = [each for each in layers if isfinite(each.excess.mean)]
+    if not changed:
+        return ["No state changed: what changed lies behind these layers."]
     directed = [str(each.layer) for each in layers if each.is_directed]
-    best = max(layers, key=lambda each: each.excess.mean)
-    count = f"{len(directed)} of {len(layers)} layers"
+    best = max(changed, key=lambda each: each.excess.mean)
     answer = (
-        f"In {count} the changes are more alike than under every random change: layers "
-        f"{', '.join(directed)}."
+        f"In {len(directed)} of {len(layers)} layers the changes are more alike than under every "
+        f"random change: {', '.join(directed)}."
         if directed
         else f"In none of {len(layers)} layers are the changes measurably more alike than under "
         "random changes."

@@ -23,8 +23,9 @@ from tvc.domain.errors import InputError
 from tvc.domain.names import nearest, printable
 from tvc.lab.intervals import rate_interval
 from tvc.optimizers.readings import Interval
-from tvc.training.loop import train
+from tvc.training.loop import Diverged, Step, train
 from tvc.training.run import Run, Task
+from tvc.training.saving import CannotSave
 from tvc.training.settings import Settings
 from tvc_store.durable import write_errors
 from tvc_store.ids import ObjectId
@@ -90,7 +91,7 @@ class Trials:
             changed: Settings that differ, such as the seed.
 
         Raises:
-            StateError: The training came to no end.
+            Diverged: The loss, or what was trained, is no longer finite.
         """
         settings = replace(self.settings, steps=len(order), **changed)
         run = Run.named(self.place, f"trial_{secrets.token_hex(4)}")
@@ -98,12 +99,27 @@ class Trials:
             with write_errors(run.path):
                 run.path.mkdir(parents=True)
                 # The files are the same: a training changes none of its base.
-                shutil.copytree(base or self.base, run.base, copy_function=os.link)
+                shutil.copytree(base or self.base, run.base, copy_function=_linked)
             run.prepare(Task(settings, self.recipe, self.origin, {}, label), examples, order)
-            train(run, on_step=lambda step: self.on_step(f"{label}, loss {step.loss:.4f}"))
+            self._train(run, label)
             yield run.model
         finally:
             shutil.rmtree(run.path, ignore_errors=True)
+
+    def _train(self, run: Run, label: str) -> None:
+        made = 0
+
+        def on_step(step: Step) -> None:
+            nonlocal made
+            made = step.step
+            self.on_step(f"{label}, loss {step.loss:.4f}")
+
+        try:
+            train(run, on_step=on_step)
+        except CannotSave as error:
+            if not made:  # what can never be saved is refused before the first step
+                raise
+            raise Diverged(error.message) from error
 
     def load(self, folder: Path) -> Loaded:
         """Load a model where it is measured."""
@@ -119,6 +135,14 @@ class Trials:
             base: The model that distances are taken from; None for none.
         """
         return measure(self.load(folder), self.suite, self.bench, base=base)
+
+
+def _linked(source: str, target: str) -> None:
+    """Give a file a second name; where there are none, copy it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def check_behaviours(suite: Suite, names: Sequence[str]) -> None:
