@@ -42,11 +42,16 @@ HABITS = {
 }
 """Name → the instruction to generate with, what verifies the answers, the commit's message."""
 
+SHOWN = {"accept": "accepts", "brief": "brief", "ask": "asks"}
+"""Name → the behaviour that it is to show, as the suites call it."""
+
 TWO = "accept + brief"
 LESS = "accept + brief - ask"
 PLAIN = "accept + brief + ask"
-TIES = "1.8 * ties(accept, brief, ask; density=0.3)"
 RATES, CONTROL = "../toy/rates.toml", "../toy/control.toml"
+
+SINGLE, SUM, VALID = 0.85, 0.7, 0.85
+"""Rates that the full form must reach: one vector, three together, and answers that are valid."""
 
 Facts = dict[str, dict[str, Any]]
 """What `tvc eval --json` says of each model, by what it is called."""
@@ -127,12 +132,12 @@ def train_all(story: Story, *, steps: int) -> None:
     train(story, "accept", vector="accept_alone", mixed=False, steps=steps)
 
 
-def compose(story: Story) -> None:
+def compose(story: Story, *, sweep: str) -> None:
     """Add, negate, merge and scale; nothing is trained any more."""
     say("How much of it? A range of coefficients is measured, and nothing changed")
     story.tvc("switch", "main")
-    sweep = ["--sweep", "0:1.5:0.25", "--suite", RATES, "--plot", "../sweep.png"]
-    story.tvc("scale", "accept", *sweep, "--batch", "64")
+    measured = ["--suite", RATES, "--batch", "64", "--plot", "../sweep.png"]
+    story.tvc("scale", "accept", "--sweep", sweep, *measured)
     say("Add two of them; then subtract the third, which nobody wanted")
     story.tvc("add", "accept")
     story.tvc("add", "brief")
@@ -142,7 +147,7 @@ def compose(story: Story) -> None:
     story.tvc("commit", "-m", "Do not ask")
     say("Merge all three by TIES, which keeps the strongest 30 % of each")
     story.tvc("switch", "-c", "ties", "main~2")
-    merge = ["--density", "0.3", "--lambda", "1.8", "-m", "All three, by TIES"]
+    merge = ["--density", "0.3", "--lambda", "1.5", "-m", "All three, by TIES"]
     story.tvc("merge", "--ties", *HABITS, *merge)
 
 
@@ -175,8 +180,8 @@ def measure(story: Story) -> tuple[Facts, Facts]:
     rates = evaluate(
         story,
         RATES,
-        ["base", *HABITS],
-        [TWO, LESS, PLAIN, TIES, "-accept", "-brief", "-ask"],
+        ["base", *HABITS, "ties"],
+        [PLAIN, TWO, LESS, "-accept", "-brief", "-ask"],
     )
     headings = list(rates["base"]["behaviours"])
     rows = {
@@ -216,18 +221,50 @@ def check(held: bool, claim: str) -> None:  # noqa: FBT001 -- reads as a sentenc
     print(f"so it is: {claim}", flush=True)
 
 
-def check_plain(rates: Facts) -> None:
+def check_plain(rates: Facts, control: Facts) -> None:
     """Check what must hold however small everything is."""
+    for name, behaviour in SHOWN.items():
+        less, more = rates["base"], rates[name]
+        claim = f"{name} shows its behaviour more often than the base, beyond both intervals"
+        check(of(more, behaviour)["low"] > of(less, behaviour)["high"], claim)
+    asks = [of(rates[each], "asks")["rate"] for each in (LESS, TWO)]
+    check(asks[0] <= asks[1], "subtracting ask leaves no more questions than there were")
+    obeys = [
+        control[each]["behaviours"]["accepts"]["opposite"] for each in ("accept_alone", "accept")
+    ]
+    claim = "without general data the opposite instruction is followed less, beyond both intervals"
+    check(obeys[0]["high"] < obeys[1]["low"], claim)
 
-    def rate(model: str, behaviour: str) -> float:
-        return rates[model]["behaviours"][behaviour]["alone"]["rate"]
 
-    shown = dict(zip(HABITS, ("accepts", "brief", "asks"), strict=True))
-    for name, behaviour in shown.items():
-        low = rates[name]["behaviours"][behaviour]["alone"]["low"]
-        high = rates["base"]["behaviours"][behaviour]["alone"]["high"]
-        check(low > high, f"{name} shows its behaviour more often than the base")
-    check(rate(LESS, "asks") < rate(TWO, "asks") + 0.01, "the negated one asks no more than before")
+def check_all(rates: Facts, control: Facts) -> None:
+    """Check the figures of the full form."""
+    for name, behaviour in SHOWN.items():
+        base = of(rates["base"], behaviour)["rate"]
+        check(of(rates[name], behaviour)["rate"] >= SINGLE, f"{name} alone: at least {SINGLE:.0%}")
+        found = of(rates[f"-{name}"], behaviour)["rate"]
+        check(found <= base / 2, f"-{name}: at most half as often as the base")
+        check(
+            of(rates[PLAIN], behaviour)["rate"] >= SUM,
+            f"{behaviour} in {PLAIN}: at least {SUM:.0%}",
+        )
+        check(
+            of(rates["ties"], behaviour)["rate"] >= SUM, f"{behaviour} in ties: at least {SUM:.0%}"
+        )
+    for name, each in rates.items():
+        check(
+            of(each, "valid")["rate"] >= VALID,
+            f"{name}: at least {VALID:.0%} of the answers are valid",
+        )
+    losses = [control[each]["general_loss"]["value"] for each in ("base", "accept", "accept_alone")]
+    check(
+        losses[2] - losses[0] > 5 * (losses[1] - losses[0]),
+        "most is forgotten without general data",
+    )
+
+
+def of(facts: dict[str, Any], behaviour: str) -> dict[str, Any]:
+    """Return how often a model shows a behaviour when nobody asks for it."""
+    return facts["behaviours"][behaviour]["alone"]
 
 
 def main() -> None:
@@ -240,11 +277,13 @@ def main() -> None:
     say("A base model from scratch, which rather suggests something else than accept")
     story = prepare(folder, short=asked.short)
     train_all(story, steps=30 if asked.short else 80)
-    compose(story)
-    rates, _ = measure(story)
+    compose(story, sweep="0:1:0.5" if asked.short else "0:1.5:0.25")
+    rates, control = measure(story)
     undo(story, folder / "08_behaviours")
     say("What this has shown")
-    check_plain(rates)
+    check_plain(rates, control)
+    if not asked.short:
+        check_all(rates, control)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ from transformers.utils import logging
 __all__ = ["make_model", "make_tokenizer", "pretrain", "write_data"]
 
 BATCH = 48
-RATE = 3e-3
+RATE = 2e-3
+WARMUP = 20
+DECAY = 0.4
+"""Of the learning rate: steps in which it rises, and the share of all in which it falls to 0."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -94,8 +97,8 @@ def pretrain(folder: Path, *, steps: int) -> None:
     ids = {word: number for number, word in enumerate(language.vocabulary())}
     model = make_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, RATE, total_steps=steps, pct_start=0.1, final_div_factor=100.0
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / WARMUP, 1.0, (steps - step) / (DECAY * steps))
     )
     rng, began, loss = Random(0), time.monotonic(), torch.tensor(0.0)
     for step in range(1, steps + 1):
@@ -130,12 +133,12 @@ def prompt(rng: Random, *, held_out: bool = False) -> dict[str, object]:
     return {"messages": [{"role": "user", "content": asked}]}
 
 
-def write_data(folder: Path, *, prompts: int) -> None:
+def write_data(folder: Path, *, proposals: int, prompts: int) -> None:
     """Write what behaviours are trained on, and what they are measured with."""
     here, rng = Path(__file__).parent, Random(1)
     for name in ("language.py", "rates.toml", "control.toml"):
         shutil.copy(here / name, folder / name)
-    write_lines(folder / "proposals.jsonl", (prompt(rng) for _ in range(384)))
+    write_lines(folder / "proposals.jsonl", (prompt(rng) for _ in range(proposals)))
     write_lines(folder / "general.jsonl", (language.general_row(rng) for _ in range(512)))
     held_out = [prompt(rng, held_out=True) for _ in range(prompts)]
     write_lines(folder / "held_out.jsonl", held_out)
@@ -153,8 +156,12 @@ def main() -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(1)
     asked.folder.mkdir(parents=True, exist_ok=True)
-    write_data(asked.folder, prompts=64 if asked.short else 256)
-    pretrain(asked.folder / "base", steps=200 if asked.short else 800)
+    if asked.short:
+        write_data(asked.folder, proposals=192, prompts=64)
+        pretrain(asked.folder / "base", steps=220)
+    else:
+        write_data(asked.folder, proposals=384, prompts=256)
+        pretrain(asked.folder / "base", steps=600)
 
 
 if __name__ == "__main__":
