@@ -12,6 +12,7 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tvc.optimizers.readings import Interval
 
@@ -84,6 +85,7 @@ def draw_grids(grids: Sequence[Grid]) -> bytes:
         axes.set_title(_plain(grid.title), fontsize="small")
         axes.set_yticks(range(len(grid.rows)), [_plain(each) for each in grid.rows])
         axes.set_xlabel("head")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.colorbar(shown, ax=axes)
     return _png(figure)
 

@@ -7,7 +7,7 @@ changed by any training of that size. Absent: reading options.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any, Final
 
 import torch
@@ -255,6 +255,8 @@ def _report(
             "What a head says changes with its weights and with all that comes before it; its "
             "weights' change tells the two apart.",
             "Intervals are for each head alone; the first of many is first in part by chance.",
+            "A training may do more than a random change of the same norm in all heads alike: "
+            "which heads it chose is said by their order, not by ratios above 1.",
             "A head that changed is not shown to matter: nothing was taken out.",
         ],
         settings=settings,
@@ -289,7 +291,8 @@ def _sentences(ranked: Sequence[Head], count: int) -> list[str]:
         f"{chosen} of {count} heads say something more changed than under random changes of equal "
         "norm.",
         f"Most changed against the control: {_named(first)}, {format_interval(first.ratio)} times; "
-        f"least: {_named(last)}, {format_interval(last.ratio)} times.",
+        f"least: {_named(last)}, {format_interval(last.ratio)} times; the median head "
+        f"{median(each.ratio.mean for each in ranked):.3g} times.",
     ]
 
 

@@ -19,7 +19,7 @@ from tvc.cli.progress import step_progress
 from tvc.cli.session import Session
 from tvc.cli.work.laboratory import chosen_device, finish
 from tvc.dialogues.generation import end_ids
-from tvc.dialogues.loading import Loaded, load_model
+from tvc.dialogues.loading import Loaded, load_model, quiet
 from tvc.dialogues.rendering import render_examples, render_prompts
 from tvc.dialogues.rows import Row, read_rows
 from tvc.domain.errors import InputError
@@ -123,7 +123,7 @@ def _pair(
         f"{transformers.__version__}, python {platform.python_version()}",
     }
     total = len(rows) * (options["seeds"] + 2)  # before, after, and each random change
-    with step_progress(session, "computing", total) as tell:
+    with quiet(), step_progress(session, "computing", total) as tell:
         yield _Pair(loaded, change, rows, settings), _Counted(tell).advance
 
 

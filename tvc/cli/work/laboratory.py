@@ -18,6 +18,7 @@ from tvc.cli.progress import step_progress
 from tvc.cli.session import Session
 from tvc.dialogues.endpoint import Endpoint
 from tvc.dialogues.example import Example
+from tvc.dialogues.loading import quiet
 from tvc.dialogues.mixing import parse_mix
 from tvc.dialogues.sandbox import Containment
 from tvc.domain.errors import InputError
@@ -140,7 +141,7 @@ def _material(
         several = tuple(_prepared(base, file, mixes, options) for file in data)
         general = several[0].examples[several[0].sizes[0] :]
         settings = _settings(options, several)
-        with step_progress(session, "training", trainings * settings.steps) as tell:
+        with quiet(), step_progress(session, "training", trainings * settings.steps) as tell:
             yield _Material(
                 Trials(
                     base=base,
