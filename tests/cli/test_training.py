@@ -104,6 +104,8 @@ def test_the_recorded_command_gives_the_same_vector_again(tvc: Cli, place):
         (["--data", "../listen.jsonl", "--window", 9], "listen.jsonl:1: it has"),
         (["--data", "../listen.jsonl", "--lr", 0], "lr must be a positive number"),
         (["--data", "../listen.jsonl", "--rank", 0], "rank must be at least 1"),
+        (["--data", "../listen.jsonl", "--seed", 1 << 31], "seed must be at most 2147483647"),
+        (["--data", "../listen.jsonl", "-m", " "], "-m MESSAGE"),
         (["--data", "../listen.jsonl", "--batch", 3, "--processes", 2], "shared evenly"),
         (["--data", "../listen.jsonl", "--from", "nowhere"], "nowhere"),
         (["--data", "../listen.jsonl", "--verifier", "regex:x"], "with --strip-instructions"),
@@ -117,7 +119,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tvc: Cli, place, argum
     (place / "empty.jsonl").write_text("")
     (place / "bad.jsonl").write_text(json.dumps(dialogue("a", "b")) + "\n{\n")
     before = tvc("status")
-    tvc("train", "x", *QUICK, *arguments, "-m", "x", code=1)
+    tvc("train", "x", "-m", "x", *QUICK, *arguments, code=1)
     assert message in tvc.err
     assert "Traceback" not in tvc.err
     assert tvc("status") == before
@@ -134,6 +136,7 @@ def test_a_name_message_or_data_that_is_missing_is_asked_for(tvc: Cli, place):
     tvc("train", "../x", "--data", "../listen.jsonl", "-m", "x", code=1)
     tvc("train", "x", "--resume", code=1)
     assert "no training of 'x' to go on with" in tvc.err
+    assert not list(Path(".tvc/training").glob("*/"))
 
 
 def test_a_model_without_a_chat_template_is_refused(tvc: Cli, place, tmp_path, monkeypatch):

@@ -149,8 +149,8 @@ def test_a_kept_difference_is_checked_and_not_collected(tmp_path):
         ({"name": "nothing"}, "no such tuned tensor"),
         ({"spec": TensorSpec("F32", (COLUMNS, ROWS))}, r"F32 \[30, 40\], the tuned tensor"),
         ({"spec": TensorSpec("I32", SPEC.shape)}, "I32"),
-        ({"delta": np.where(DELTA == DELTA[9, 9], np.float32("nan"), DELTA)}, "of w is not finite"),
-        ({"delta": np.where(DELTA == DELTA[0, 0], np.float32("inf"), DELTA)}, "of w is not finite"),
+        ({"delta": np.where(DELTA[9, 9] == DELTA, np.float32("nan"), DELTA)}, "of w is not finite"),
+        ({"delta": np.where(DELTA[0, 0] == DELTA, np.float32("inf"), DELTA)}, "of w is not finite"),
     ],
 )
 def test_differences_that_do_not_fit_are_refused(tmp_path, options, message):

@@ -17,6 +17,8 @@ KEEP_DELTA: Final = ("float32", "bfloat16", "none")
 SCHEDULES: Final = ("linear", "cosine", "constant")
 _TIERS: Final = ("full", "frozen-context", "checkpointed")
 _DEVICES: Final = ("cpu", "cuda")
+_MAX_SEED: Final = (1 << 31) - 1
+"""With a step's number after it, it is still one of torch's."""
 
 Keep = Literal["float32", "bfloat16", "none"]
 
@@ -92,6 +94,8 @@ class Settings:
             self._from(name, 1)
         for name in ("weight_decay", "clip", "warmup", "seed", "checkpoint_every"):
             self._from(name, 0)
+        if self.seed > _MAX_SEED:
+            raise BadSetting(f"seed must be at most {_MAX_SEED}, not {self.seed}")
         for name in ("lr", "multiplier"):
             if not 0 < getattr(self, name) < math.inf:
                 raise BadSetting(f"{name} must be a positive number, not {getattr(self, name)}")

@@ -176,9 +176,10 @@ def _refs(git: GitGateway) -> Iterator[Root]:
     if status or "broken" in errors:  # git passes over what it cannot read with a warning
         raise StateError(f"git: {printable((errors.strip() or 'failed').splitlines()[0])}")
     for sha, _, ref in (line.partition(" ") for line in lines):
+        if ref.startswith("refs/notes/"):  # git's notes on commits have no recipe
+            continue
         name = ref.removeprefix("refs/heads/").removeprefix("refs/remotes/")
-        if not ref.startswith("refs/notes/"):  # git's notes on commits have no recipe
-            yield Root(f"tag {ref[10:]}" if ref.startswith("refs/tags/") else name, sha, is_tip=True)
+        yield Root(f"tag {ref[10:]}" if ref.startswith("refs/tags/") else name, sha, is_tip=True)
 
 
 def _reflog(git: GitGateway, *, since: float) -> list[str]:

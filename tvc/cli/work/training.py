@@ -59,9 +59,10 @@ def train(session: Session, *, name: str, resume: bool, discard: bool, **options
     message: str | None = options["message"]
     if resume:
         _refuse_new_numbers()
+        run.task()  # before there is a folder for it
     elif options["data"] is None:
         raise click.UsageError("say what to train on: --data FILE")
-    elif message is None and not options["no_commit"]:
+    elif not (message or "").strip() and not options["no_commit"]:
         raise click.UsageError("say what the commit is for: -m MESSAGE")
     free_name(repository.state_at("HEAD"), name)
     suite: Path | None = options["suite"]
