@@ -171,6 +171,26 @@ def test_a_stopped_training_can_be_forgotten(tvc: Cli, place):
     assert vector("listen")["seed"] == "4"
 
 
+def test_a_training_that_is_done_with_is_forgotten(tvc: Cli, place):
+    tvc("train", "listen", "--data", "../listen.jsonl", *QUICK, "--steps", 1, "--no-commit")
+    tvc("commit", ".tvc/training/listen/model", "--name", "listen", "-m", "Listen")
+    assert "forgot the training of listen" in tvc("train", "listen", "--discard")
+    assert not list(Path(".tvc/training").glob("*/"))
+    tvc("train", "listen", "--discard", code=1)
+    assert "no training of 'listen' to forget" in tvc.err
+
+
+def test_a_head_that_moved_meanwhile_is_said_with_what_commits_nevertheless(tvc: Cli, place):
+    quick = ["--data", "../listen.jsonl", *QUICK, "--steps", 1]
+    tvc("train", "listen", *quick, "--no-commit")
+    tvc("train", "brief", *quick, "-m", "Brief")
+    tvc("train", "listen", "--resume", "-m", "Listen", code=1)
+    again = re.search(r"tvc (train listen --resume --from \w+)", tvc.err)
+    assert again
+    tvc(*again[1].split(), "-m", "Listen")
+    assert "base + brief + listen" in tvc("status")
+
+
 def test_instructions_are_stripped_from_what_is_trained_on(tvc: Cli, place):
     rows = [dialogue("sell the boat", "yes", guidance="a b c") for _ in range(4)]
     write(place / "guided.jsonl", *rows)

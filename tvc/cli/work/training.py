@@ -28,14 +28,14 @@ from tvc.domain.errors import InputError, StateError
 from tvc.domain.names import check_name, printable
 from tvc.domain.recipe import recipe_id
 from tvc.models.directory import ModelDirectory
-from tvc.recording.committing import commit_finetune, free_name
+from tvc.recording.committing import OtherOrigin, commit_finetune, free_name
 from tvc.recording.matching import Allowances
 from tvc.repository.objects import Objects, open_objects
 from tvc.repository.repository import Repository
 from tvc.training.loop import train as train_run
 from tvc.training.preparing import Data, Prepared, Responses, prepare_data, step_order
 from tvc.training.provenance import provenance_before
-from tvc.training.run import Run, RunBusy, Task
+from tvc.training.run import NoRun, Run, RunBusy, Task
 from tvc.training.settings import Settings
 from tvc.training.tiers import choose_tier
 
@@ -60,6 +60,9 @@ def train(session: Session, *, name: str, resume: bool, discard: bool, **options
     if resume:
         _refuse_new_numbers()
         run.task()  # before there is a folder for it
+    elif discard and options["data"] is None:
+        _forget(session, run, name)
+        return
     elif options["data"] is None:
         raise click.UsageError("say what to train on: --data FILE")
     elif not (message or "").strip() and not options["no_commit"]:
@@ -84,7 +87,11 @@ def train(session: Session, *, name: str, resume: bool, discard: bool, **options
             session.say(f"trained: {os.path.relpath(run.model, session.folder)}")
             session.say(f"  commit it with: tvc commit {_shown(session, run)} --name {name} -m …")
             return
-        _commit(session, repository, run, name, message or task.message, options["origin"])
+        try:
+            _commit(session, repository, run, name, message or task.message, options["origin"])
+        except OtherOrigin as error:
+            again = f"tvc train {name} --resume --from {task.origin[:10]}"
+            raise OtherOrigin(error.message, hint=f"commit it nevertheless: {again}") from None
         run.remove()
     if suite is not None:
         evaluate(
@@ -102,6 +109,15 @@ def train(session: Session, *, name: str, resume: bool, discard: bool, **options
             device=options["device"],
             batch=_ANSWERS_AT_ONCE,
         )
+
+
+def _forget(session: Session, run: Run, name: str) -> None:
+    """Remove a run, whether it was stopped or committed by `tvc commit`."""
+    if not run.path.exists():
+        raise NoRun(f"there is no training of {name!r} to forget")
+    with run.held():
+        run.remove()
+    session.say(f"forgot the training of {name}")
 
 
 def _refuse_new_numbers() -> None:
