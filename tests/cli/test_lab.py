@@ -168,6 +168,7 @@ def test_learning_rate(tvc: Cli, place):
     assert nothing_is_left()
 
 
+@pytest.mark.slow
 def test_a_rate_that_diverges_is_said(tvc: Cli, place):
     options = [*ALL, "--seeds", 2, "--steps", 3, "--optimizer", "sgd"]
     said = tvc("lab", *RATES, *options, "--rates", "1e-3,1e30", "-o", "../report")

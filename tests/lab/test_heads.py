@@ -46,7 +46,7 @@ def test_what_heads_add_is_what_the_layer_adds(name) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*NAMES[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[2:])]
+    "name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
 )
 def test_a_part_changes_its_own_heads_and_no_others(name) -> None:
     """Each part is moved alone: in its layer the heads that it belongs to say something else."""
@@ -123,7 +123,7 @@ def test_random_changes_are_not_told_from_each_other() -> None:
     model = tiny("qwen3.5")
     like = {name: 0.01 * each.detach().clone() for name, each in model.named_parameters()}
     listener = Listener(model, EXAMPLES, pad=PAD)
-    outputs = [listener.outputs(random_change(like, seed=seed)) for seed in range(6)]
+    outputs = [listener.outputs(random_change(like, seed=seed)) for seed in range(4)]
     chosen = [
         head.is_chosen
         for place, layer in enumerate(listener.layers)

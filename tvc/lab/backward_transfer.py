@@ -22,7 +22,7 @@ from tvc.lab.report import Report, Table, format_interval, interval_facts
 from tvc.lab.trials import Trials, check_behaviours, drawn_order, measured_facts, rate_of
 from tvc.optimizers.readings import Interval
 
-__all__ = ["LEAST", "Stage", "backward_transfer", "other_order"]
+__all__ = ["LEAST", "Stage", "backward_transfer", "check_stages", "other_order"]
 
 LEAST: Final = 3
 """Stages of a chain."""
@@ -68,6 +68,19 @@ class _Chain:
 _Chains = Mapping[str, Sequence[_Chain]]
 
 
+def check_stages(names: Sequence[str]) -> None:
+    """Refuse names that make no chain.
+
+    Raises:
+        InputError: They are too few, or one comes twice.
+    """
+    if len(names) < LEAST or len(set(names)) < len(names):
+        raise InputError(
+            f"{len(set(names))} different stages are named, and {LEAST} are needed",
+            hint="give --stage NAME=FILE for each, in order",
+        )
+
+
 def other_order(count: int, *, seed: int) -> list[int]:
     """Return numbers below `count`, at least 2, in a drawn order that is not their own."""
     tries = (drawn_order(count, seed=seed + (n << 32)) for n in range(1 << 20))
@@ -95,11 +108,7 @@ def backward_transfer(
         InputError: There are too few stages, or the suite lacks one.
     """
     names = [stage.name for stage in stages]
-    if len(names) < LEAST or len(set(names)) < len(names):
-        raise InputError(
-            f"{len(set(names))} different stages are named, and {LEAST} are needed",
-            hint="give --stage NAME=FILE for each, in order",
-        )
+    check_stages(names)
     check_behaviours(trials.suite, names)
     untrained = trials.measured(trials.base)
     found: dict[str, list[_Chain]] = {_GIVEN: [], _SHUFFLED: [], _GENERAL: []}

@@ -24,7 +24,7 @@ from tvc.dialogues.sandbox import Containment
 from tvc.domain.errors import InputError
 from tvc.domain.names import printable
 from tvc.domain.recipe import format_recipe, recipe_id
-from tvc.lab.backward_transfer import Stage
+from tvc.lab.backward_transfer import Stage, check_stages
 from tvc.lab.backward_transfer import backward_transfer as measure_transfer
 from tvc.lab.examples_needed import examples_needed as find_examples_needed
 from tvc.lab.learning_rate import learning_rate as compare_rates
@@ -110,6 +110,7 @@ def backward_transfer(
 ) -> None:
     """Do what `tvc lab backward-transfer` says."""
     names, files = [name for name, _ in stages], [file for _, file in stages]
+    check_stages(names)
     trainings = 3 * len(stages) * options["seeds"]
     with _material(session, files, names, trainings, options) as found:
         report = measure_transfer(
