@@ -171,6 +171,15 @@ def test_a_stopped_training_can_be_forgotten(tvc: Cli, place):
     assert vector("listen")["seed"] == "4"
 
 
+def test_edits_that_are_not_committed_are_said_before_anything_is_trained(tvc: Cli, place):
+    quick = ["--data", "../listen.jsonl", *QUICK, "--steps", 1, "-m", "x"]
+    tvc("train", "listen", *quick)
+    tvc("scale", "listen", "0.5")
+    tvc("train", "brief", *quick, code=1)
+    assert "there are uncommitted changes: recipe.toml" in tvc.err
+    assert not list(Path(".tvc/training").glob("*/"))
+
+
 def test_a_training_that_is_done_with_is_forgotten(tvc: Cli, place):
     tvc("train", "listen", "--data", "../listen.jsonl", *QUICK, "--steps", 1, "--no-commit")
     tvc("commit", ".tvc/training/listen/model", "--name", "listen", "-m", "Listen")

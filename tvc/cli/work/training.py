@@ -68,6 +68,9 @@ def train(session: Session, *, name: str, resume: bool, discard: bool, **options
     elif not (message or "").strip() and not options["no_commit"]:
         raise click.UsageError("say what the commit is for: -m MESSAGE")
     free_name(repository.state_at("HEAD"), name)
+    if not options["no_commit"]:
+        with repository.change(session.command_line, waiting=session.waiting) as change:
+            change.require_clean()  # the commit will want it; better now than after hours
     suite: Path | None = options["suite"]
     if suite is not None:
         read_suite(suite)  # what is wrong with it is better known now
