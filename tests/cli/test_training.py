@@ -148,6 +148,15 @@ def test_a_model_without_a_chat_template_is_refused(tvc: Cli, place, tmp_path, m
     assert "chat template" in tvc.err
 
 
+def test_a_configuration_that_contradicts_itself_is_refused(tvc: Cli, place, tmp_path, monkeypatch):
+    config = json.loads((place / "base" / "config.json").read_text())
+    (place / "base" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 99}))
+    tvc("init", tmp_path / "other", "--base", place / "base")
+    monkeypatch.chdir(tmp_path / "other")
+    tvc("train", "x", "--data", place / "listen.jsonl", *QUICK, "-m", "x", code=1)
+    assert "transformers cannot load" in tvc.err
+
+
 def test_what_is_trained_and_not_committed_can_be_committed_later(tvc: Cli, place):
     said = tvc("train", "listen", "--data", "../listen.jsonl", *QUICK, "--steps", 2, "--no-commit")
     folder = said.splitlines()[1].removeprefix("trained: ")

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tvc.domain.errors import InputError
+from tvc.domain.errors import InputError, TvcError
 from tvc.domain.names import printable
 from tvc.models.directory import ModelDirectory
 
@@ -125,7 +125,9 @@ def _explained(folder: Path) -> Generator[None]:
     """Say in one line what transformers found wrong with a folder."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+    except TvcError:
+        raise
+    except Exception as error:  # whatever transformers' many configurations raise
         first = printable(str(error).strip().partition("\n")[0], limit=300)
         hint = "a causal language model with its tokenizer is needed, of an architecture that "
         raise CannotLoad(
