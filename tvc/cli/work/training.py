@@ -56,24 +56,11 @@ def train(session: Session, *, name: str, resume: bool, discard: bool, **options
     check_name(name)
     repository = session.repository()
     run = Run.named(repository.layout.private / "training", name)
-    message: str | None = options["message"]
-    if resume:
-        _refuse_new_numbers()
-        run.task()  # before there is a folder for it
-    elif discard and options["data"] is None:
+    if discard and not resume and options["data"] is None:
         _forget(session, run, name)
         return
-    elif options["data"] is None:
-        raise click.UsageError("say what to train on: --data FILE")
-    elif not (message or "").strip() and not options["no_commit"]:
-        raise click.UsageError("say what the commit is for: -m MESSAGE")
-    free_name(repository.state_at("HEAD"), name)
-    if not options["no_commit"]:
-        with repository.change(session.command_line, waiting=session.waiting) as change:
-            change.require_clean()  # the commit will want it; better now than after hours
-    suite: Path | None = options["suite"]
-    if suite is not None:
-        read_suite(suite)  # what is wrong with it is better known now
+    _check_asked(run, options, resume=resume)
+    _check_place(session, repository, name, options)
     with run.held() as lock:
         if not resume:
             _make_way(run, name, discard=discard)
@@ -90,28 +77,51 @@ def train(session: Session, *, name: str, resume: bool, discard: bool, **options
             session.say(f"trained: {os.path.relpath(run.model, session.folder)}")
             session.say(f"  commit it with: tvc commit {_shown(session, run)} --name {name} -m …")
             return
-        try:
-            _commit(session, repository, run, name, message or task.message, options["origin"])
-        except OtherOrigin as error:
-            again = f"tvc train {name} --resume --from {task.origin[:10]}"
-            raise OtherOrigin(error.message, hint=f"commit it nevertheless: {again}") from None
+        _commit(session, repository, run, name, options)
         run.remove()
-    if suite is not None:
-        evaluate(
-            session,
-            suite=suite,
-            revisions=("HEAD~1", "HEAD"),
-            recipes=(),
-            matrix=False,
-            no_distance=False,
-            as_json=False,
-            rerun=False,
-            answers=None,
-            judge=options["judge"],
-            judge_model=options["judge_model"],
-            device=options["device"],
-            batch=_ANSWERS_AT_ONCE,
-        )
+    if options["suite"] is not None:
+        _evaluate(session, options)
+
+
+def _check_asked(run: Run, options: dict[str, Any], *, resume: bool) -> None:
+    """Check that all was said that the training needs, and nothing that it has already."""
+    if resume:
+        _refuse_new_numbers()
+        run.task()  # before there is a folder for it
+    elif options["data"] is None:
+        raise click.UsageError("say what to train on: --data FILE")
+    elif not (options["message"] or "").strip() and not options["no_commit"]:
+        raise click.UsageError("say what the commit is for: -m MESSAGE")
+
+
+def _check_place(
+    session: Session, repository: Repository, name: str, options: dict[str, Any]
+) -> None:
+    """Check what the commit will want, and the suite: better now than after hours."""
+    free_name(repository.state_at("HEAD"), name)
+    if not options["no_commit"]:
+        with repository.change(session.command_line, waiting=session.waiting) as change:
+            change.require_clean()
+    if options["suite"] is not None:
+        read_suite(options["suite"])
+
+
+def _evaluate(session: Session, options: dict[str, Any]) -> None:
+    evaluate(
+        session,
+        suite=options["suite"],
+        revisions=("HEAD~1", "HEAD"),
+        recipes=(),
+        matrix=False,
+        no_distance=False,
+        as_json=False,
+        rerun=False,
+        answers=None,
+        judge=options["judge"],
+        judge_model=options["judge_model"],
+        device=options["device"],
+        batch=_ANSWERS_AT_ONCE,
+    )
 
 
 def _forget(session: Session, run: Run, name: str) -> None:
@@ -319,24 +329,29 @@ def _raise_failure(run: Run, returned: int) -> None:
 
 
 def _commit(
-    session: Session, repository: Repository, run: Run, name: str, message: str, origin: str
+    session: Session, repository: Repository, run: Run, name: str, options: dict[str, Any]
 ) -> None:
+    task, origin = run.task(), options["origin"]
     model = ModelDirectory.open(run.model)
     total = sum(entry.spec.nbytes for entry in model.entries.values())
     with (
         repository.change(session.command_line, waiting=session.waiting) as change,
         byte_progress(session, "recording", total) as on_bytes,
     ):
-        done = commit_finetune(
-            change,
-            model,
-            name=name,
-            message=message,
-            allowed=Allowances(),
-            origin=None if origin == "HEAD" else origin,
-            on_bytes=on_bytes,
-        )
-        say_recorded(session, change, done)
+        try:
+            done = commit_finetune(
+                change,
+                model,
+                name=name,
+                message=options["message"] or task.message,
+                allowed=Allowances(),
+                origin=None if origin == "HEAD" else origin,
+                on_bytes=on_bytes,
+            )
+        except OtherOrigin as error:
+            again = f"tvc train {name} --resume --from {task.origin[:10]}"
+            raise OtherOrigin(error.message, hint=f"commit it nevertheless: {again}") from None
+    say_recorded(session, change, done)
     measured = done.recorded.record.measured
     session.say(f"  loss {measured['loss_first']} at first, {measured['loss_last']} at last")
 
