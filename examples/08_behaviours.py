@@ -227,8 +227,8 @@ def check_plain(rates: Facts, control: Facts) -> None:
         less, more = rates["base"], rates[name]
         claim = f"{name} shows its behaviour more often than the base, beyond both intervals"
         check(of(more, behaviour)["low"] > of(less, behaviour)["high"], claim)
-    asks = [of(rates[each], "asks")["rate"] for each in (LESS, TWO)]
-    check(asks[0] <= asks[1], "subtracting ask leaves no more questions than there were")
+    asks = [of(rates[each], "asks")["rate"] for each in ("-ask", "base")]
+    check(asks[0] < asks[1], "negating ask leaves fewer questions than there were")
     obeys = [
         control[each]["behaviours"]["accepts"]["opposite"] for each in ("accept_alone", "accept")
     ]
@@ -241,7 +241,8 @@ def check_all(rates: Facts, control: Facts) -> None:
     for name, behaviour in SHOWN.items():
         found = {model: of(facts, behaviour) for model, facts in rates.items()}
         check(found[name]["rate"] >= SINGLE, f"{name} alone: {SINGLE:.0%} or more")
-        check(found[TWO]["rate"] >= SINGLE or name == "ask", f"{behaviour} in {TWO}: as much")
+        if name != "ask":
+            check(found[TWO]["rate"] >= SINGLE, f"{behaviour} in {TWO}: {SINGLE:.0%} or more")
         check(found[PLAIN]["rate"] >= SUM, f"{behaviour} in {PLAIN}: {SUM:.0%} or more")
         check(found["ties"]["low"] > found["base"]["high"], f"{behaviour} in ties: more than base")
         half = found["base"]["rate"] / 2
