@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -236,3 +237,11 @@ def test_whatever_a_line_holds_it_is_rows_or_an_error(value) -> None:
         for row in rows:
             assert row.context
             assert row.decisions
+
+
+def test_what_has_no_end_is_not_read_to_it(write_lines):
+    with pytest.raises(InputError, match="is a device"):
+        read_rows(Path("/dev/zero"))
+    with pytest.raises(BadRows) as caught:
+        read_rows(write_lines(*[b"{"] * 1500))
+    assert len(caught.value.problems) == 1000

@@ -222,3 +222,21 @@ def test_a_folder_that_was_not_trained_here_has_no_record(tmp_path):
     model = ModelDirectory.open(folder)
     assert "training.json" not in model.files
     assert json.loads((folder / "training.json").read_text())["provenance"] == {"x": 1}
+
+
+@pytest.mark.parametrize("lie", ["other", "scaled", "one"])
+def test_a_difference_that_did_not_make_the_weights_is_refused(tmp_path, lie):
+    bench = Bench(tmp_path, tensors(BASE))
+    delta = {"other": numbers(9, 3e-4), "scaled": 40 * DELTA, "one": DELTA.copy()}[lie]
+    if lie == "one":
+        delta[ROWS - 1, COLUMNS - 1] += 0.1
+    before = bench.repository.position()
+    with pytest.raises(Mismatch, match="the tuned w is not the model that was trained from plus"):
+        commit(bench, trained(bench, delta=delta))
+    assert bench.repository.position() == before
+
+
+def test_a_difference_kept_in_bfloat16_agrees_with_the_weights(tmp_path):
+    bench = Bench(tmp_path, tensors(BASE))
+    commit(bench, trained(bench, delta=bf16(DELTA), spec=SPEC))
+    assert bench.tensors() == tensors(TUNED)

@@ -11,7 +11,7 @@ import click
 from tvc.cli.lazy import load
 from tvc.cli.session import Session
 
-__all__ = ["byte_progress", "format_bytes", "progress_of", "step_progress"]
+__all__ = ["byte_progress", "count_progress", "format_bytes", "progress_of", "step_progress"]
 
 _PLAIN_SECONDS = 10.0
 
@@ -67,6 +67,27 @@ def step_progress(session: Session, what: str, total: int) -> Generator[Callable
             yield tell
     else:
         yield _PlainSteps(what, total).tell
+
+
+@contextmanager
+def count_progress(session: Session, what: str) -> Generator[Callable[[int], None]]:
+    """Say now and then how much of something was done, whose end is not known.
+
+    Args:
+        session: Says whether to show anything.
+        what: What is counted, for a person: `responses generated`.
+    """
+    done, told = 0, time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, told
+        done += count
+        now = time.monotonic()
+        if not session.quiet and now - told >= _PLAIN_SECONDS:
+            told = now
+            click.echo(f"{what}: {done}", err=True)
+
+    yield advance
 
 
 class _PlainSteps:

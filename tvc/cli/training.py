@@ -86,7 +86,11 @@ FILE: Final = click.Path(path_type=Path)
 )
 @click.option("--checkpoint-every", type=int, default=100, show_default=True, metavar="STEPS")
 @click.option("--processes", type=int, default=1, show_default=True, help="That share weights.")
-@click.option("--threads", type=int, help="Of each process (default: one a core).")
+@click.option(
+    "--threads",
+    type=int,
+    help="Of each process (default: one a core; a small model is faster with 1).",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option(
     "--from",

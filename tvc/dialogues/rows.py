@@ -16,6 +16,8 @@ Absent: tokens and templates (tvc/dialogues/rendering.py).
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +30,7 @@ from tvc.models.strict_json import BadJson, parse_object
 
 __all__ = ["DataFile", "Message", "Row", "guided", "read_rows", "row_from", "stripped"]
 
+_ENOUGH: Final = 1000  # problems after which nobody needs another
 _MAX_LINE: Final = 16 << 20
 _MAX_MESSAGES: Final = 10_000
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "guidance")
@@ -116,12 +119,16 @@ def read_rows(path: Path, *, responses: bool = True) -> DataFile:
     name, number = printable(str(path)), 0
     try:
         with path.open("rb") as file:
+            if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
+                raise InputError(f"{name} is a device, and may have no end")
             for number, line in enumerate(_lines(file, digest), 1):
                 source = f"{name}:{number}"
                 try:
                     rows += _parsed(line, source, responses=responses)
                 except (BadJson, _Wrong) as error:
                     problems.append(Problem(source, str(error)))
+                    if len(problems) == _ENOUGH:
+                        break
     except OSError as error:
         raise InputError(f"{name}: {error.strerror or 'cannot be read'}") from None
     if problems:

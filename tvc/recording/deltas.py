@@ -4,22 +4,101 @@ Tensors are stored as they are: nothing in the store resembles them. One that is
 left out.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 import numpy as np
 
+from tvc.domain.names import printable
 from tvc.domain.plan import FLOATING
 from tvc.domain.snapshot import Snapshot, TensorRef
 from tvc.evaluation.numbers import compute_dtype, to_numbers
+from tvc.merging.loops import Floats
 from tvc.models.directory import ModelDirectory
 from tvc.recording.matching import Mismatch
 from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
+from tvc_store.elements import Elements
 from tvc_store.ids import ObjectId
 from tvc_store.local import Store
 from tvc_store.publishing import Publisher
 
-__all__ = ["record_deltas"]
+__all__ = ["check_deltas", "record_deltas"]
+
+_STEPS: Final = {
+    "BF16": (2.0**-7, 2.0**-133),
+    "F16": (2.0**-10, 2.0**-24),
+    "F32": (2.0**-22, 2.0**-149),
+    "F64": (2.0**-51, 2.0**-1074),
+}
+"""Type → the most by which rounding moves a number, as a share of it, and at least."""
+_KEPT_STEP: Final = 2.0**-7
+"""What the difference itself may have lost, when it is kept in bfloat16."""
+
+
+def check_deltas(
+    deltas: ModelDirectory,
+    model: ModelDirectory,
+    sources: Mapping[str, str | None],
+    parents: Mapping[str, TensorSpec],
+    blocks: Callable[[str], Iterator[ByteArray]],
+) -> None:
+    """Check that tuned weights are what differences made of the parent's, but for rounding.
+
+    Otherwise a vector would be one behaviour at coefficient 1 and another at any other.
+
+    Args:
+        deltas: A folder with differences, under the names of the parent's tensors.
+        model: The tuned model's folder.
+        sources: The parent's name of a tensor → its name in that folder.
+        parents: Type and shape of the parent's tensors.
+        blocks: Yields the bytes of a parent's tensor in order.
+
+    Raises:
+        Mismatch: A weight was not made by its difference.
+    """
+    for name, entry in deltas.entries.items():
+        source = sources.get(name)
+        if source is None:
+            continue
+        specs = (parents[name], model.entries[source].spec, entry.spec)
+        comparable = all(spec.dtype in _STEPS and spec.shape == entry.spec.shape for spec in specs)
+        with model.opened(source) as tuned, deltas.opened(name) as delta:
+            if comparable and not _agree(blocks(name), tuned, delta, *specs):
+                raise Mismatch(
+                    f"the tuned {printable(name)} is not the model that was trained from plus the "
+                    "difference that is kept of it",
+                    hint="commit without the folder delta to record the weights alone",
+                )
+
+
+def _agree(
+    blocks: Iterator[ByteArray],
+    tuned: Elements,
+    delta: Elements,
+    parent_spec: TensorSpec,
+    tuned_spec: TensorSpec,
+    delta_spec: TensorSpec,
+) -> bool:
+    step, least = _STEPS[tuned_spec.dtype]
+    start = 0
+    for block in blocks:
+        stop = start + block.size // parent_spec.itemsize
+        parent = to_numbers(block, parent_spec.dtype, np.float64)
+        found = _numbers(tuned, tuned_spec, start, stop)
+        added = _numbers(delta, delta_spec, start, stop)
+        allowed = np.abs(found) * step + np.abs(added) * _KEPT_STEP + least
+        with np.errstate(invalid="ignore"):  # what is no number agrees with everything
+            if (np.abs(parent + added - found) > allowed).any():
+                return False
+        start = stop
+    return True
+
+
+def _numbers(content: Elements, spec: TensorSpec, start: int, stop: int) -> Floats:
+    data = np.empty((stop - start) * spec.itemsize, np.uint8)
+    content.read(start * spec.itemsize, data)
+    return to_numbers(data, spec.dtype, np.float64)
 
 
 def record_deltas(

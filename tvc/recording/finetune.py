@@ -21,7 +21,7 @@ from tvc.domain.vector import Scalar, VectorRecord
 from tvc.evaluation.engine import Evaluator, run_each
 from tvc.models.directory import ModelDirectory
 from tvc.recording.comparing import Comparison
-from tvc.recording.deltas import record_deltas
+from tvc.recording.deltas import check_deltas, record_deltas
 from tvc.recording.matching import Allowances, match_tensors
 from tvc.recording.trained import TRAINING_FILES, Training
 from tvc.repository.objects import Objects
@@ -142,6 +142,9 @@ def record_finetune(
             f"{model.root} is what HEAD already gives, bit for bit",
             hint="is it the folder of the fine-tune, or of the model it was trained from?",
         )
+    if training and training.deltas:
+        specs = before.specs()
+        check_deltas(training.deltas, model, sources, specs, evaluator.blocks)
     recorded = _recorded(store, model, parent, tuned, was, seen, changed_files, provenance)
     return recorded if training is None else _with_training(store, recorded, tuned, training)
 

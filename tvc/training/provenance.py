@@ -107,7 +107,8 @@ def _device(settings: Settings) -> str:
     many = f"{settings.processes} processes, " if settings.processes > 1 else ""
     if settings.device == "cuda":
         return f"{many}{torch.cuda.get_device_name()}"
-    return f"{many}{settings.threads} threads, {_processor()}"
+    threads = "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
+    return f"{many}{threads}, {_processor()}"
 
 
 def _processor() -> str:

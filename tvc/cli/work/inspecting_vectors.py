@@ -77,8 +77,9 @@ def _lines(name: str, state: State, record: VectorRecord, facts: VectorFacts) ->
         f"{format_bytes(facts.raw_bytes)}; tensors changed: {facts.tensors}",
     ]
     if record.delta:
-        kept = format_bytes(int(record.measured.get("delta_bytes", 0)))
-        lines.append(f"delta   the difference as it was trained, in {kept} more")
+        size = record.measured.get("delta_bytes")
+        cost = f", in {format_bytes(size)} more" if isinstance(size, int) else ""
+        lines.append(f"delta   the difference as it was trained{cost}")
     lines += _told("where it came from", record.provenance, {"trained_from"})
     lines += _told("measured", record.measured, {"delta_bytes", "stored_bytes"})
     if facts.files:

@@ -16,7 +16,7 @@ import torch
 
 from tvc.behaviours.suite import read_suite
 from tvc.checkout.writing import Checkout
-from tvc.cli.progress import byte_progress, step_progress
+from tvc.cli.progress import byte_progress, count_progress, step_progress
 from tvc.cli.session import Session
 from tvc.cli.work.evaluating import evaluate
 from tvc.cli.work.recording import say_recorded
@@ -28,7 +28,7 @@ from tvc.domain.errors import InputError, StateError
 from tvc.domain.names import check_name, printable
 from tvc.domain.recipe import recipe_id
 from tvc.models.directory import ModelDirectory
-from tvc.recording.committing import OtherOrigin, commit_finetune, free_name
+from tvc.recording.committing import NameTaken, OtherOrigin, commit_finetune, free_name
 from tvc.recording.matching import Allowances
 from tvc.repository.objects import Objects, open_objects
 from tvc.repository.repository import Repository
@@ -98,7 +98,13 @@ def _check_place(
     session: Session, repository: Repository, name: str, options: dict[str, Any]
 ) -> None:
     """Check what the commit will want, and the suite: better now than after hours."""
-    free_name(repository.state_at("HEAD"), name)
+    try:
+        free_name(repository.state_at("HEAD"), name)
+    except NameTaken as error:
+        # Killed between the commit and the end: all is well, and something is left.
+        left = Run.named(repository.layout.private / "training", name).path.exists()
+        hint = f"what is left of its training is removed by: tvc train {name} --discard"
+        raise NameTaken(error.message, hint=hint if left else error.hint) from None
     if not options["no_commit"]:
         with repository.change(session.command_line, waiting=session.waiting) as change:
             change.require_clean()
@@ -167,10 +173,8 @@ def _prepare(
         with byte_progress(session, "checking out", planned.work_bytes) as on_bytes:
             planned.write(run.base, title=name, shard_size=_SHARD_BYTES, on_bytes=on_bytes)
     data = _data(session, options)
-    with step_progress(session, "responses", 0) as tell:
-        prepared = prepare_data(
-            data, run.base, seed=options["seed"], on_said=lambda done: tell(done, "generated")
-        )
+    with count_progress(session, "responses generated") as advance:
+        prepared = prepare_data(data, run.base, seed=options["seed"], on_said=advance)
     _say_data(session, prepared)
     shares = [share for _, share in data.mixes]
     order = step_order(
