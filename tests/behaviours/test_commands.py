@@ -216,7 +216,7 @@ def test_what_no_sweep_is(tvc: Tvc, words: list[str], said: str) -> None:
 
 @pytest.mark.slow
 def test_what_goes_wrong_is_said_in_a_line(tvc: Tvc, tmp_path: Path) -> None:
-    assert "say which model judges" in tvc.fails(
+    assert "say which model the server has" in tvc.fails(
         "eval", "../suite.toml", "--judge", "http://127.0.0.1:9/v1"
     )
     assert "there is no revision 'none'" in tvc.fails("eval", "../suite.toml", "none")

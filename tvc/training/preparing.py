@@ -17,6 +17,7 @@ from tvc.dialogues.loading import load_model, load_tokenizer
 from tvc.dialogues.mixing import mixed_order, rows_for
 from tvc.dialogues.rendering import render_examples
 from tvc.dialogues.rows import DataFile, Row, read_rows
+from tvc.dialogues.sandbox import Containment
 from tvc.dialogues.speaking import Speak, by_endpoint, by_model
 from tvc.dialogues.stripping import Counts, strip_rows, with_guidance, write_rows
 from tvc.dialogues.verifiers import Verifier, opened
@@ -39,6 +40,7 @@ class Responses:
         samples: Responses wanted for a row.
         tries: Rounds for a row that has none accepted yet.
         saved: Where what is trained on is written as data; None for nowhere.
+        on_contained: Told what is in force around the verifier's code, before it runs.
     """
 
     guidance: str
@@ -49,6 +51,7 @@ class Responses:
     samples: int
     tries: int
     saved: Path | None
+    on_contained: Callable[[Containment], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,9 @@ def _stripped(
     if how.guidance:
         rows = with_guidance(rows, how.guidance)
     speak = None if all(row.decisions for row in rows) else _speaker(how, base, window, on_said)
-    verifying = opened(how.verifier, judge=how.judge) if how.verifier else nullcontext()
+    verifying = nullcontext()
+    if how.verifier is not None:
+        verifying = opened(how.verifier, judge=how.judge, on_contained=how.on_contained)
     with verifying as verify:
         return strip_rows(
             rows,

@@ -17,12 +17,18 @@ from tvc.domain.names import printable
 from tvc.domain.vector import Scalar
 from tvc.training.settings import Settings
 
-__all__ = ["measured", "provenance_after", "provenance_before"]
+__all__ = ["measured", "provenance_after", "provenance_before", "versions"]
 
 _POINTS: Final = 32
 """Of the loss curve."""
 _SHARE: Final = 10
 """The first and the last tenth of the steps say what the loss was and became."""
+
+
+def versions() -> str:
+    """Return what a figure depends on besides its settings: versions of what computes."""
+    found = [f"{name} {version(name)}" for name in ("torch", "transformers")]
+    return ", ".join([f"tvc {__version__}", *found, f"python {platform.python_version()}"])
 
 
 def provenance_before(settings: Settings, command: str) -> dict[str, Scalar]:
@@ -42,13 +48,7 @@ def provenance_before(settings: Settings, command: str) -> dict[str, Scalar]:
         "steps": settings.steps,
         "batch": settings.batch,
         "device": _device(settings),
-        "versions": ", ".join(
-            [
-                f"tvc {__version__}",
-                *(f"{name} {version(name)}" for name in ("torch", "transformers")),
-                f"python {platform.python_version()}",
-            ]
-        ),
+        "versions": versions(),
     }
 
 

@@ -1,7 +1,6 @@
 """What tvc lab does with two models: what lies between their weights, against random changes."""
 
 import os
-import platform
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,10 +8,8 @@ from typing import Any, cast
 
 import click
 import torch
-import transformers
 from torch import Tensor
 
-from tvc import __version__
 from tvc.behaviours.subjects import Subject, base_of, recipe_subject, subjects_of
 from tvc.checkout.temporary import checked_out
 from tvc.cli.progress import step_progress
@@ -32,6 +29,7 @@ from tvc.lab.states import delta_nets
 from tvc.lab.which_heads import Listener
 from tvc.lab.which_heads import which_heads as compare_heads
 from tvc.repository.repository import Repository
+from tvc.training.provenance import versions
 
 __all__ = ["state_direction", "which_heads"]
 
@@ -119,8 +117,7 @@ def _pair(
         **{key: options[key] for key in ("seeds", "seed", "window")},
         "device": device,
         "threads": torch.get_num_threads(),
-        "versions": f"tvc {__version__}, torch {torch.__version__}, transformers "
-        f"{transformers.__version__}, python {platform.python_version()}",
+        "versions": versions(),
     }
     total = len(rows) * (options["seeds"] + 2)  # before, after, and each random change
     with quiet(), step_progress(session, "computing", total) as tell:

@@ -1,7 +1,6 @@
 """What tvc eval does, and how what was measured is printed."""
 
 import json
-import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +26,7 @@ from tvc.behaviours.suite import Suite, read_suite
 from tvc.behaviours.transfer import Transfer, transfer_of
 from tvc.cli.progress import step_progress
 from tvc.cli.session import Session
-from tvc.dialogues.endpoint import Endpoint
-from tvc.dialogues.sandbox import Containment
+from tvc.cli.work.foreign import containment_teller, server
 from tvc.dialogues.verifiers import Case
 from tvc.domain.errors import InputError
 from tvc.domain.names import printable
@@ -102,10 +100,10 @@ def measuring(
         raise InputError("there is no CUDA device here", hint="leave --device out")
     progress = _Progress(session, count_answers(suite))
     bench = Bench(
-        judge=_judge(judge, judge_model),
+        judge=server(judge, judge_model, option="--judge-model"),
         batch=batch,
         on_answers=progress.advance,
-        on_contained=lambda found: _warn(session, found),
+        on_contained=containment_teller(session),
         on_case=on_case,
     )
     settings = Settings(
@@ -171,22 +169,6 @@ class _Progress:
         if self._shown is not None:
             self._shown.__exit__(None, None, None)
             self._shown = None
-
-
-def _judge(url: str | None, model: str | None) -> Endpoint | None:
-    if url is None:
-        return None
-    if model is None:
-        raise click.UsageError("say which model judges: --judge-model NAME")
-    return Endpoint(url, model, key=os.environ.get("OPENAI_API_KEY"))
-
-
-def _warn(session: Session, found: Containment) -> None:
-    """Say what somebody's code could do on this system."""
-    open_ = {"reach the network": found.network, "read and remove files": found.files}
-    free = [words for words, contained in open_.items() if not contained]
-    if free:
-        session.note(f"note: on this system the suite's code could {' and '.join(free)}")
 
 
 def format_rate(rate: Rate) -> str:

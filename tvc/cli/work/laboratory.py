@@ -8,7 +8,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
-import click
 import torch
 
 from tvc.behaviours.measuring import Bench
@@ -16,11 +15,10 @@ from tvc.behaviours.suite import Suite, read_suite
 from tvc.checkout.temporary import checked_out
 from tvc.cli.progress import step_progress
 from tvc.cli.session import Session
-from tvc.dialogues.endpoint import Endpoint
+from tvc.cli.work.foreign import containment_teller, server
 from tvc.dialogues.example import Example
 from tvc.dialogues.loading import quiet
 from tvc.dialogues.mixing import parse_mix
-from tvc.dialogues.sandbox import Containment
 from tvc.domain.errors import InputError
 from tvc.domain.names import printable
 from tvc.domain.recipe import format_recipe, recipe_id
@@ -194,23 +192,8 @@ def _own_folder(base: Path) -> Path:
 
 
 def _bench(session: Session, options: dict[str, Any]) -> Bench:
-    judge = None
-    if options["judge"] is not None:
-        if options["judge_model"] is None:
-            raise click.UsageError("say which model judges: --judge-model NAME")
-        key = os.environ.get("OPENAI_API_KEY")
-        judge = Endpoint(options["judge"], options["judge_model"], key=key)
-    told = set[str]()
-
-    def warn(found: Containment) -> None:
-        open_ = {"reach the network": found.network, "read and remove files": found.files}
-        free = [words for words, contained in open_.items() if not contained]
-        note = f"note: on this system the suite's code could {' and '.join(free)}"
-        if free and note not in told:
-            told.add(note)
-            session.note(note)
-
-    return Bench(judge=judge, on_contained=warn)
+    judge = server(options["judge"], options["judge_model"], option="--judge-model")
+    return Bench(judge=judge, on_contained=containment_teller(session))
 
 
 def _settings(options: dict[str, Any], several: tuple[Prepared, ...]) -> Settings:

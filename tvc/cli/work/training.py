@@ -19,8 +19,8 @@ from tvc.checkout.writing import Checkout
 from tvc.cli.progress import byte_progress, count_progress, step_progress
 from tvc.cli.session import Session
 from tvc.cli.work.evaluating import evaluate
+from tvc.cli.work.foreign import containment_teller, server
 from tvc.cli.work.recording import say_recorded
-from tvc.dialogues.endpoint import Endpoint
 from tvc.dialogues.generation import Sampling
 from tvc.dialogues.mixing import parse_mix
 from tvc.dialogues.verifiers import parse_verifier
@@ -210,8 +210,9 @@ def _responses(session: Session, options: dict[str, Any]) -> Responses:
     return Responses(
         guidance=_guidance(session.folder, options["guidance"] or ""),
         verifier=parse_verifier(verifier, folder=session.folder) if verifier else None,
-        endpoint=_endpoint(options["endpoint"], options["endpoint_model"]),
-        judge=_endpoint(options["judge"], options["judge_model"]),
+        endpoint=server(options["endpoint"], options["endpoint_model"], option="--endpoint-model"),
+        judge=server(options["judge"], options["judge_model"], option="--judge-model"),
+        on_contained=containment_teller(session),
         sampling=Sampling(tokens=options["max_tokens"], temperature=options["temperature"]),
         samples=options["samples"],
         tries=options["tries"],
@@ -226,14 +227,6 @@ def _guidance(folder: Path, text: str) -> str:
         return (folder / text[1:]).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--guidance: {printable(text[1:])} cannot be read: {error}") from None
-
-
-def _endpoint(url: str | None, model: str | None) -> Endpoint | None:
-    if url is None:
-        return None
-    if model is None:
-        raise click.UsageError("an endpoint needs its model's name too")
-    return Endpoint(url, model, key=os.environ.get("OPENAI_API_KEY"))
 
 
 def _settings(options: dict[str, Any], prepared: Prepared, steps: int) -> Settings:
