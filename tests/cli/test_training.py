@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_bench import Cli, copied
-from dialogues.toys import toy_folder, toy_model, word_tokenizer
+from dialogues.toys import CHAT_TEMPLATE, toy_folder, toy_model, word_tokenizer
 
 from tvc.cli.main import _run
 
@@ -219,6 +219,25 @@ def test_instructions_are_stripped_from_what_is_trained_on(tvc: Cli, place):
     guided = vector("bare")["context_tokens"]
     tvc("train", "followed", *quick, "-m", "x")
     assert int(vector("followed")["context_tokens"]) > int(guided)
+
+
+def test_the_chat_template_is_given_what_it_asks_for(tvc: Cli, tmp_path, monkeypatch):
+    template = "{% if quick %}<bos> {% endif %}" + CHAT_TEMPLATE
+    toy_folder(tmp_path / "asking", chat_template=template)
+    write(tmp_path / "data.jsonl", *(dialogue("sell the boat", "yes") for _ in range(4)))
+    monkeypatch.chdir(tmp_path)
+    tvc("init", "repo", "--base", "asking")
+    monkeypatch.chdir(tmp_path / "repo")
+    quick = ["--data", "../data.jsonl", *QUICK, "--steps", 1]
+    tvc("train", "plain", *quick, "-m", "x")
+    tvc("train", "quick", *quick, "--template", "quick=true", "-m", "x")
+    more = int(vector("quick")["context_tokens"]) - int(vector("plain")["context_tokens"])
+    assert more == 4
+    assert vector("quick")["template_quick"] == "true"
+    assert "--template quick=true" in vector("quick")["command"]
+    for bad in ("quick", "messages=1", "=3"):
+        tvc("train", "x", *quick, "--template", bad, "-m", "x", code=1)
+        assert "is not NAME=VALUE" in tvc.err
 
 
 @pytest.mark.slow

@@ -125,11 +125,14 @@ def test_a_model_and_a_server_speak_alike(tmp_path) -> None:
     assert once == by_model(loaded, sampling, window=64, batch=1)(rows, [1, 2, 3])
     assert once != by_model(loaded, sampling, window=64)(rows, [4, 5, 6])
     with ChatServer(lambda body, n: f"{body['messages'][0]['content']} {body['seed']}") as server:
-        said = by_endpoint(Endpoint(server.url, "m"), sampling)(rows, [1, 2, 3])
+        variables = {"enable_thinking": False}
+        speak = by_endpoint(Endpoint(server.url, "m"), sampling, variables=variables)
+        said = speak(rows, [1, 2, 3])
     assert said == [Said(f"yes no {n}", True) for n in (1, 2, 3)]
     asked_of = sorted(server.asked, key=lambda each: each["seed"])
     assert asked_of[0]["messages"][1] == {"role": "user", "content": "lets go"}
     assert asked_of[0]["max_tokens"] == 6
+    assert asked_of[0]["chat_template_kwargs"] == variables
     with pytest.raises(BadRows, match="the window 40"):
         by_model(loaded, sampling, window=46)([*asked("go " * 40)], [1])
 

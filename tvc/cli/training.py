@@ -71,6 +71,12 @@ FILE: Final = click.Path(path_type=Path)
 @click.option("--batch", type=int, default=16, show_default=True, help="Rows of a step.")
 @click.option("--micro-batch", type=int, default=4, show_default=True, help="Rows at once.")
 @click.option(
+    "--template",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Give the chat template this: enable_thinking=false. Repeatable.",
+)
+@click.option(
     "--checkpoint-decisions", is_flag=True, help="Frozen context: compute decisions twice."
 )
 @click.option(

@@ -68,11 +68,18 @@ def by_endpoint(
     endpoint: Endpoint,
     sampling: Sampling,
     *,
+    variables: Mapping[str, object] | None = None,
     on_said: Callable[[int], None] = lambda _: None,
 ) -> Speak:
     """Return what speaks by a running server.
 
     It is repeatable as far as the server keeps to the seed that every question carries.
+
+    Args:
+        endpoint: The server.
+        sampling: How words are chosen.
+        variables: What the chat template is given besides, as vLLM takes it.
+        on_said: Told how many contexts were answered.
     """
 
     def speak(rows: Sequence[Row], seeds: Sequence[int]) -> list[Said]:
@@ -87,6 +94,8 @@ def by_endpoint(
                 "top_p": sampling.top_p,
                 "seed": seed,
             }
+            if variables:
+                options["chat_template_kwargs"] = dict(variables)
             if row.tools:
                 options["tools"] = list(row.tools)
             questions.append(([each.for_template for each in row.context], options))

@@ -4,9 +4,9 @@ Everything that could be wrong with data is found here, before anything is train
 rendering, mixing and generating themselves (tvc/dialogues).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -63,12 +63,14 @@ class Data:
         mixes: Files that are mixed in, each with its share of the rows.
         responses: How instructions are stripped; None where they stay.
         window: Tokens that a context and a decision may have together.
+        variables: What the chat template is given besides, such as `enable_thinking`.
     """
 
     main: Path
     mixes: tuple[tuple[Path, Fraction], ...]
     responses: Responses | None
     window: int
+    variables: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +110,16 @@ def prepare_data(
     mixed = [read_rows(path) for path, _ in data.mixes]
     rows, counts = list(main.rows), None
     facts: dict[str, Scalar] = {"data": _described(main)}
+    facts |= {f"template_{name}": value for name, value in data.variables.items()}
     if responses is not None:
-        rows, counts = _stripped(rows, responses, base, data.window, seed, on_said)
+        rows, counts = _stripped(rows, responses, base, data, seed, on_said)
         facts |= _facts(responses, counts)
         if responses.saved:
             facts["generated"] = f"sha256 {write_rows(responses.saved, rows)}"
     for number, (file, (_, share)) in enumerate(zip(mixed, data.mixes, strict=True), 1):
         facts[f"mix{number}"] = f"{_described(file)}, share {share}"
     found: list[list[Example]] = [
-        render_examples(each, tokenizer, window=data.window, ends=ends)
+        render_examples(each, tokenizer, window=data.window, ends=ends, variables=data.variables)
         for each in (rows, *(file.rows for file in mixed))
     ]
     examples = tuple(example for each in found for example in each)
@@ -156,13 +159,13 @@ def _stripped(
     rows: list[Row],
     how: Responses,
     base: Path,
-    window: int,
+    data: Data,
     seed: int,
     on_said: Callable[[int], None],
 ) -> tuple[list[Row], Counts]:
     if how.guidance:
         rows = with_guidance(rows, how.guidance)
-    speak = None if all(row.decisions for row in rows) else _speaker(how, base, window, on_said)
+    speak = None if all(row.decisions for row in rows) else _speaker(how, base, data, on_said)
     verifying = nullcontext()
     if how.verifier is not None:
         verifying = opened(how.verifier, judge=how.judge, on_contained=how.on_contained)
@@ -177,10 +180,17 @@ def _stripped(
         )
 
 
-def _speaker(how: Responses, base: Path, window: int, on_said: Callable[[int], None]) -> Speak:
+def _speaker(how: Responses, base: Path, data: Data, on_said: Callable[[int], None]) -> Speak:
+    variables = data.variables
     if how.endpoint is not None:
-        return by_endpoint(how.endpoint, how.sampling, on_said=on_said)
-    return by_model(load_model(base), how.sampling, window=window, on_said=on_said)
+        return by_endpoint(how.endpoint, how.sampling, variables=variables, on_said=on_said)
+    return by_model(
+        load_model(base),
+        how.sampling,
+        window=data.window,
+        variables=variables,
+        on_said=on_said,
+    )
 
 
 def _described(file: DataFile) -> str:

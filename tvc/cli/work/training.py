@@ -27,6 +27,7 @@ from tvc.dialogues.verifiers import parse_verifier
 from tvc.domain.errors import InputError, StateError
 from tvc.domain.names import check_name, printable
 from tvc.domain.recipe import recipe_id
+from tvc.domain.vector import Scalar
 from tvc.models.directory import ModelDirectory
 from tvc.recording.committing import NameTaken, OtherOrigin, commit_finetune, free_name
 from tvc.recording.matching import Allowances
@@ -42,6 +43,7 @@ from tvc.training.tiers import choose_tier
 __all__ = ["train"]
 
 _SHARD_BYTES: Final = 5_000_000_000
+_TEMPLATES_OWN: Final = frozenset(["add_generation_prompt", "documents", "messages", "tools"])
 _ANSWERS_AT_ONCE: Final = 16
 _LOOK_SECONDS: Final = 0.2
 _RESUMABLE: Final = frozenset(["name", "origin", "message", "no_commit", "resume", "suite"])
@@ -202,7 +204,23 @@ def _data(session: Session, options: dict[str, Any]) -> Data:
         responses = _responses(session, options)
     elif options["verifier"] or options["endpoint"] or options["save_data"]:
         raise click.UsageError("--verifier, --endpoint, --save-data: with --strip-instructions")
-    return Data(options["data"], tuple(mixes), responses, options["window"])
+    variables = dict(map(_variable, options["template"]))
+    return Data(options["data"], tuple(mixes), responses, options["window"], variables)
+
+
+def _variable(text: str) -> tuple[str, Scalar]:
+    """Read NAME=VALUE: true, false, a number, or else a text."""
+    name, sign, value = text.partition("=")
+    if not sign or not name.isidentifier() or name in _TEMPLATES_OWN:
+        raise InputError(
+            f"--template: {printable(text)!r} is not NAME=VALUE of a variable of one's own",
+            hint="write --template enable_thinking=false",
+        )
+    try:
+        found = json.loads(value)
+    except ValueError:
+        found = value
+    return name, found if isinstance(found, str | int | float | bool) else value
 
 
 def _responses(session: Session, options: dict[str, Any]) -> Responses:
@@ -252,8 +270,9 @@ def _settings(options: dict[str, Any], prepared: Prepared, steps: int) -> Settin
 def _command(name: str, options: dict[str, Any], settings: Settings, commit: str) -> str:
     """Return what repeats the training, with every number that it depends on."""
     words = ["tvc", "train", name, "--from", commit, "--data", str(options["data"])]
-    for mix in options["mixes"]:
-        words += ["--mix", mix]
+    for option in ("mix", "template"):
+        for value in options["mixes" if option == "mix" else option]:
+            words += [f"--{option}", value]
     if options["strip_instructions"]:
         words.append("--strip-instructions")
     asked = ("guidance", "verifier", "endpoint", "endpoint_model", "judge", "judge_model")
