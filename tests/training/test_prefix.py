@@ -14,6 +14,7 @@ from tiny_models import (
     apart,
     example,
     gradients,
+    near,
     tiny,
 )
 
@@ -29,11 +30,6 @@ BATCH = [
     example(70, 6, 1, 1, seed=5),
 ]
 """Contexts of one token, within and beyond windows and chunks; several decisions, also of one token."""
-
-
-def near(name: str) -> float:
-    """Return how far gradients may be apart in float32, of their length; a wrong one is beyond 0.1."""
-    return 1e-4 if name in DELTA_NETS else 5e-6
 
 
 each_back_end = pytest.mark.parametrize(("name", "attention"), BACK_ENDS)

@@ -10,12 +10,12 @@ from reference import whole_logits
 from tiny_models import (
     ARCHITECTURES,
     BACK_ENDS,
-    DELTA_NETS,
     PAD,
     VOCABULARY,
     apart,
     example,
     gradients,
+    near,
     tiny,
 )
 from torch.nn import functional
@@ -33,10 +33,6 @@ BATCH = [
 each_back_end = pytest.mark.parametrize(("name", "attention"), BACK_ENDS)
 each_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 each_tier = pytest.mark.parametrize("tier", Tier)
-
-
-def near(name: str) -> float:
-    return 1e-4 if name in DELTA_NETS else 5e-6
 
 
 def loss(model: Any, examples: list[Example], tier: Tier) -> Loss:
