@@ -240,6 +240,15 @@ def test_the_chat_template_is_given_what_it_asks_for(tvc: Cli, tmp_path, monkeyp
         assert "is not NAME=VALUE" in tvc.err
 
 
+def test_the_recorded_command_says_how_responses_were_had(tvc: Cli, place):
+    """Also where guidance alone asks for them."""
+    write(place / "asked.jsonl", *({"messages": [{"role": "user", "content": w}]} for w in "ab"))
+    generating = ["--guidance", "lets go", "--max-tokens", 5, "--temperature", 2, "--tries", 9]
+    tvc("train", "made", "--data", "../asked.jsonl", *QUICK, "--steps", 1, *generating, "-m", "x")
+    for words in ("--guidance 'lets go'", "--max-tokens 5", "--temperature 2.0", "--tries 9"):
+        assert words in json.loads(vector("made")["command"])
+
+
 @pytest.mark.slow
 def test_missing_responses_are_generated_verified_and_kept(tvc: Cli, place):
     asked = [{"messages": [{"role": "user", "content": f"{w} boat"}]} for w in "abcdefgh"]

@@ -26,7 +26,15 @@ from tvc_store.durable import PIECE, sync_folder, write_durably, write_errors
 from tvc_store.ids import ObjectId, TensorHasher
 from tvc_store.publishing import start_writing_back
 
-__all__ = ["BadSize", "ModelWriter", "Shard", "parse_size", "plan_shards", "shard_header"]
+__all__ = [
+    "SHARD_BYTES",
+    "BadSize",
+    "ModelWriter",
+    "Shard",
+    "parse_size",
+    "plan_shards",
+    "shard_header",
+]
 
 _UNITS: Final = {
     "": 1,
@@ -41,6 +49,8 @@ _UNITS: Final = {
     "TIB": 2**40,
 }
 _SIZE: Final = re.compile(r"(?P<number>\d{1,15}(?:\.\d{1,9})?) ?(?P<unit>[A-Za-z]{0,3})", re.ASCII)
+SHARD_BYTES: Final = 5_000_000_000
+"""Of tensors in a file, where nobody says otherwise."""
 _MAX_SHARDS: Final = 99_999  # five digits in the names
 _CANNOT_RESERVE: Final = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 _COPIED: Final = 8 << 20  # bytes copied at a time, before they are read back

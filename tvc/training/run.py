@@ -19,7 +19,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tvc.dialogues.example import Example
 from tvc.domain.errors import StateError
@@ -32,6 +32,10 @@ from tvc_store.ids import ObjectId, parse_id
 from tvc_store.lock import Lock, Locked
 
 __all__ = ["NoRun", "Run", "RunBusy", "Task"]
+
+
+_LINE_BYTES: Final = 1 << 16
+"""More than a line of the log has."""
 
 
 class NoRun(StateError):
@@ -199,6 +203,15 @@ class Run:
         if not self.log.exists():
             return []
         return [json.loads(line) for line in self.log.read_bytes().split(b"\n")[:-1]]
+
+    def said_last(self) -> dict[str, Any] | None:
+        """Return the last whole line of the log, without reading the others."""
+        if not self.log.exists():
+            return None
+        with self.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LINE_BYTES))
+            lines = log.read().split(b"\n")[:-1]
+        return json.loads(lines[-1]) if lines else None
 
     def rewind(self, step: int) -> None:
         """Take out of the log what was said of later steps, which will be made again."""

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import torch
 
 from tvc.behaviours.suite import read_suite
 from tvc.checkout.writing import Checkout
 from tvc.cli.progress import byte_progress, count_progress, step_progress
 from tvc.cli.session import Session
+from tvc.cli.work.devices import chosen_device
 from tvc.cli.work.evaluating import evaluate
 from tvc.cli.work.foreign import containment_teller, server
 from tvc.cli.work.recording import say_recorded
@@ -29,6 +29,7 @@ from tvc.domain.names import check_name, printable
 from tvc.domain.recipe import recipe_id
 from tvc.domain.vector import Scalar
 from tvc.models.directory import ModelDirectory
+from tvc.models.writer import SHARD_BYTES
 from tvc.recording.committing import NameTaken, OtherOrigin, commit_finetune, free_name
 from tvc.recording.matching import Allowances
 from tvc.repository.objects import Objects, open_objects
@@ -42,7 +43,6 @@ from tvc.training.tiers import choose_tier
 
 __all__ = ["train"]
 
-_SHARD_BYTES: Final = 5_000_000_000
 _TEMPLATES_OWN: Final = frozenset(["add_generation_prompt", "documents", "messages", "tools"])
 _ANSWERS_AT_ONCE: Final = 16
 _LOOK_SECONDS: Final = 0.2
@@ -173,7 +173,7 @@ def _prepare(
     with open_objects(repository.layout) as store:
         planned = Checkout(Objects(store, state), state.recipe, commit=commit)
         with byte_progress(session, "checking out", planned.work_bytes) as on_bytes:
-            planned.write(run.base, title=name, shard_size=_SHARD_BYTES, on_bytes=on_bytes)
+            planned.write(run.base, title=name, shard_size=SHARD_BYTES, on_bytes=on_bytes)
     data = _data(session, options)
     with count_progress(session, "responses generated") as advance:
         prepared = prepare_data(data, run.base, seed=options["seed"], on_said=advance)
@@ -248,11 +248,6 @@ def _guidance(folder: Path, text: str) -> str:
 
 
 def _settings(options: dict[str, Any], prepared: Prepared, steps: int) -> Settings:
-    device: str = options["device"]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here", hint="leave --device out")
     tier: str = options["tier"]
     threads = options["threads"] or max(1, (os.cpu_count() or 1) // options["processes"])
     plain = ("optimizer", "rank", "multiplier", "lr", "weight_decay", "clip", "schedule", "warmup")
@@ -263,7 +258,7 @@ def _settings(options: dict[str, Any], prepared: Prepared, steps: int) -> Settin
         steps=steps,
         checkpoint_every=options["checkpoint_every"],
         threads=threads,
-        device=device,
+        device=chosen_device(options["device"]),
     )
 
 
@@ -277,7 +272,8 @@ def _command(name: str, options: dict[str, Any], settings: Settings, commit: str
         words.append("--strip-instructions")
     asked = ("guidance", "verifier", "endpoint", "endpoint_model", "judge", "judge_model")
     generating = ("samples", "tries", "temperature", "max_tokens")
-    for key in (*asked, *(generating if options["strip_instructions"] else ())):
+    strips = options["strip_instructions"] or options["guidance"]
+    for key in (*asked, *(generating if strips else ())):
         if options[key] is not None:
             words += [f"--{key.replace('_', '-')}", str(options[key])]
     for key, value in settings.to_json().items():
@@ -321,9 +317,9 @@ def _train(
         try:
             while workers.poll() is None:
                 time.sleep(_LOOK_SECONDS)
-                said = run.said()
-                if said:
-                    tell(said[-1]["step"], f"loss {said[-1]['loss']:.4f}")
+                said = run.said_last()
+                if said is not None:
+                    tell(said["step"], f"loss {said['loss']:.4f}")
         finally:
             workers.terminate()
             workers.wait()
