@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tvc.checkout.writing import Checkout
+from tvc.models.writer import SHARD_BYTES
 from tvc.repository.layout import Layout
 from tvc.repository.objects import Objects, open_objects
 from tvc.repository.state import State
@@ -21,7 +22,6 @@ from tvc_store.lock import Lock, Locked
 
 __all__ = ["checked_out"]
 
-_SHARD_BYTES: Final = 5_000_000_000
 _LOCK: Final = ".lock"
 
 
@@ -55,7 +55,7 @@ def checked_out(
         model = place / "model"
         with open_objects(layout) as store:
             planned = Checkout(Objects(store, state), state.recipe, commit=commit, workers=workers)
-            planned.write(model, title="model", shard_size=_SHARD_BYTES, on_bytes=on_bytes)
+            planned.write(model, title="model", shard_size=SHARD_BYTES, on_bytes=on_bytes)
         yield model
 
 

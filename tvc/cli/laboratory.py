@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import click
 
+from tvc.cli.choices import OPTIMIZERS, TIERS
 from tvc.cli.completing import complete_revision
 from tvc.cli.lazy import Lazy, LazyGroup, load
 from tvc.cli.session import Session, pass_session
@@ -36,8 +37,6 @@ _COMMANDS: Final = {
 }
 
 _FILE: Final = click.Path(path_type=Path)
-_OPTIMIZERS: Final = ("apollo", "apollo-mini", "adamw", "sgd")
-_TIERS: Final = ("auto", "full", "frozen-context", "checkpointed")
 _WHOLE: Final = click.IntRange(1)
 
 _REPORTING: Final = (
@@ -62,9 +61,9 @@ _TRAINING: Final = (
     click.option("--steps", type=_WHOLE, default=60, show_default=True, help="Of a training."),
     click.option("--batch", type=_WHOLE, default=16, show_default=True, help="Rows of a step."),
     click.option("--micro-batch", type=_WHOLE, default=4, help="Rows at once."),
-    click.option("--optimizer", type=click.Choice(_OPTIMIZERS), default="apollo"),
+    click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="apollo"),
     click.option("--rank", type=_WHOLE, default=256, help="Of Apollo's projections."),
-    click.option("--tier", type=click.Choice(_TIERS), default="auto", help="As for tvc train."),
+    click.option("--tier", type=click.Choice(TIERS), default="auto", help="As for tvc train."),
     click.option("--judge", metavar="URL", help="Server of the model that judges."),
     click.option("--judge-model", metavar="NAME", help="The model's name there."),
 )

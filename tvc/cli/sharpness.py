@@ -1,25 +1,24 @@
 """tvc sharpness."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
+from tvc.cli.choices import OPTIMIZERS
 from tvc.cli.completing import complete_revision
 from tvc.cli.lazy import load
 from tvc.cli.session import Session, pass_session
 
 __all__ = ["sharpness"]
 
-_OPTIMIZERS: Final = ("sgd", "adamw", "apollo", "apollo-mini")
-
 
 def _names(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, ...]:
     """Split names at commas, and refuse those that are unknown or given twice."""
     names = tuple(name.strip() for name in value.split(","))
     for name in names:
-        if name not in _OPTIMIZERS:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(_OPTIMIZERS)}")
+        if name not in OPTIMIZERS:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(OPTIMIZERS)}")
     if len(set(names)) < len(names):
         raise click.BadParameter("an optimizer is named twice")
     return names
@@ -45,10 +44,10 @@ def _names(_context: click.Context, _parameter: click.Parameter, value: str) -> 
 )
 @click.option(
     "--optimizers",
-    default=",".join(_OPTIMIZERS),
+    default=",".join(OPTIMIZERS),
     callback=_names,
     metavar="NAMES",
-    help=f"Some of {','.join(_OPTIMIZERS)} (default: all).",
+    help=f"Some of {','.join(OPTIMIZERS)} (default: all).",
 )
 @click.option(
     "--batches", type=click.IntRange(1), default=16, show_default=True, help="That are measured on."

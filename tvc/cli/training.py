@@ -5,14 +5,13 @@ from typing import Any, Final
 
 import click
 
+from tvc.cli.choices import OPTIMIZERS, TIERS
 from tvc.cli.completing import complete_revision
 from tvc.cli.lazy import load
 from tvc.cli.session import Session, pass_session
 
 __all__ = ["train"]
 
-_TIERS: Final = ("auto", "full", "frozen-context", "checkpointed")
-_OPTIMIZERS: Final = ("apollo", "apollo-mini", "adamw", "sgd")
 
 FILE: Final = click.Path(path_type=Path)
 
@@ -32,7 +31,7 @@ FILE: Final = click.Path(path_type=Path)
 )
 @click.option(
     "--tier",
-    type=click.Choice(_TIERS),
+    type=click.Choice(TIERS),
     default="auto",
     show_default=True,
     help="How far the gradient goes; auto: by length.",
@@ -58,7 +57,7 @@ FILE: Final = click.Path(path_type=Path)
 @click.option("--temperature", type=float, default=0.7, help="Of generated responses.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, help="Of generated responses.")
 @click.option("--save-data", type=FILE, metavar="FILE", help="Write the stripped data there.")
-@click.option("--optimizer", type=click.Choice(_OPTIMIZERS), default="apollo", show_default=True)
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="apollo", show_default=True)
 @click.option("--rank", type=int, default=256, show_default=True, help="Of Apollo's projections.")
 @click.option("--multiplier", type=float, default=1.0, help="Of Apollo's scale.")
 @click.option("--lr", type=float, default=1e-5, show_default=True, help="Learning rate.")

@@ -21,7 +21,7 @@ from tvc.domain.names import printable
 from tvc.evaluation.numbers import compute_dtype, from_numbers, to_numbers
 from tvc.models.directory import ModelDirectory
 from tvc.models.ties import tied_names
-from tvc.models.writer import ModelWriter, plan_shards
+from tvc.models.writer import SHARD_BYTES, ModelWriter, plan_shards
 from tvc.optimizers.differences import Differences
 from tvc.recording.trained import DELTA
 from tvc.training.processes import whole
@@ -31,7 +31,6 @@ from tvc_store.durable import make_folder, write_durably, write_errors
 
 __all__ = ["CannotSave", "check_saving", "gathered", "write_result"]
 
-_SHARD_BYTES: Final = 5_000_000_000
 _PIECE: Final = 1 << 20
 """Elements that are computed at a time."""
 
@@ -129,7 +128,7 @@ def _save(model: PreTrainedModel, tensors: Mapping[str, Tensor], folder: Path) -
     """Write tensors, named as the model's parameters, under the names of its checkpoints."""
     saving: Any = model  # its signature is a decorator's
     with quiet(), write_errors(folder):
-        saving.save_pretrained(folder, state_dict=dict(tensors), max_shard_size=_SHARD_BYTES)
+        saving.save_pretrained(folder, state_dict=dict(tensors), max_shard_size=SHARD_BYTES)
 
 
 def _matched(differences: ModelDirectory, base: ModelDirectory) -> dict[str, str]:
@@ -156,7 +155,7 @@ def _matched(differences: ModelDirectory, base: ModelDirectory) -> dict[str, str
 def _write_tuned(base: ModelDirectory, differences: ModelDirectory, target: Path) -> None:
     """Write base plus difference, rounded once, and everything else as it is."""
     specs = {name: entry.spec for name, entry in base.entries.items()}
-    writer = ModelWriter(target, plan_shards(specs, shard_size=_SHARD_BYTES), specs)
+    writer = ModelWriter(target, plan_shards(specs, shard_size=SHARD_BYTES), specs)
     matched = _matched(differences, base)
     for name, spec in specs.items():
         at = 0
@@ -189,7 +188,7 @@ def _keep(differences: ModelDirectory, folder: Path, kind: str) -> None:
         name: TensorSpec(dtype, entry.spec.shape) for name, entry in differences.entries.items()
     }
     make_folder(folder)
-    writer = ModelWriter(folder, plan_shards(specs, shard_size=_SHARD_BYTES), specs)
+    writer = ModelWriter(folder, plan_shards(specs, shard_size=SHARD_BYTES), specs)
     for name, entry in differences.entries.items():
         at = 0
         for start, stop in _pieces(entry.spec):

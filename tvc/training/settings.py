@@ -10,12 +10,12 @@ from typing import Any, Final, Literal
 
 from tvc.domain.errors import InputError
 from tvc.optimizers.building import OPTIMIZERS
+from tvc.training.tiers import Tier
 
 __all__ = ["KEEP_DELTA", "SCHEDULES", "BadSetting", "Settings"]
 
 KEEP_DELTA: Final = ("float32", "bfloat16", "none")
 SCHEDULES: Final = ("linear", "cosine", "constant")
-_TIERS: Final = ("full", "frozen-context", "checkpointed")
 _DEVICES: Final = ("cpu", "cuda")
 _MAX_SEED: Final = (1 << 31) - 1
 """With a step's number after it, it is still one of torch's."""
@@ -78,7 +78,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, allowed in (
-            ("tier", _TIERS),
+            ("tier", tuple(Tier)),
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("keep_delta", KEEP_DELTA),

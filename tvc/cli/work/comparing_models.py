@@ -14,7 +14,8 @@ from tvc.behaviours.subjects import Subject, base_of, recipe_subject, subjects_o
 from tvc.checkout.temporary import checked_out
 from tvc.cli.progress import step_progress
 from tvc.cli.session import Session
-from tvc.cli.work.laboratory import chosen_device, finish
+from tvc.cli.work.devices import chosen_device
+from tvc.cli.work.laboratory import finish
 from tvc.dialogues.generation import end_ids
 from tvc.dialogues.loading import Loaded, load_model, quiet
 from tvc.dialogues.rendering import render_examples, render_prompts

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +25,7 @@ from tvc.behaviours.suite import Suite, read_suite
 from tvc.behaviours.transfer import Transfer, transfer_of
 from tvc.cli.progress import step_progress
 from tvc.cli.session import Session
+from tvc.cli.work.devices import chosen_device
 from tvc.cli.work.foreign import containment_teller, server
 from tvc.dialogues.verifiers import Case
 from tvc.domain.errors import InputError
@@ -96,8 +96,6 @@ def measuring(
     on_case: Callable[[str, str, Case, bool], None] | None = None,
 ) -> Generator[Evaluator]:
     """Yield what measures, by the options of `measuring_options`."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here", hint="leave --device out")
     progress = _Progress(session, count_answers(suite))
     bench = Bench(
         judge=server(judge, judge_model, option="--judge-model"),
@@ -107,7 +105,7 @@ def measuring(
         on_case=on_case,
     )
     settings = Settings(
-        device=device,
+        device=chosen_device(device),
         rerun=rerun,
         distance=distance,
         waiting=session.waiting,

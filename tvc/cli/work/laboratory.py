@@ -8,18 +8,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from tvc.behaviours.measuring import Bench
 from tvc.behaviours.suite import Suite, read_suite
 from tvc.checkout.temporary import checked_out
 from tvc.cli.progress import step_progress
 from tvc.cli.session import Session
+from tvc.cli.work.devices import chosen_device
 from tvc.cli.work.foreign import containment_teller, server
 from tvc.dialogues.example import Example
 from tvc.dialogues.loading import quiet
 from tvc.dialogues.mixing import parse_mix
-from tvc.domain.errors import InputError
 from tvc.domain.names import printable
 from tvc.domain.recipe import format_recipe, recipe_id
 from tvc.lab.backward_transfer import Stage, check_stages
@@ -34,7 +32,7 @@ from tvc.training.provenance import provenance_before
 from tvc.training.settings import Settings
 from tvc.training.tiers import choose_tier
 
-__all__ = ["backward_transfer", "chosen_device", "examples_needed", "finish", "learning_rate"]
+__all__ = ["backward_transfer", "examples_needed", "finish", "learning_rate"]
 
 _ASKED: Final = ("origin", "seeds", "judge_model", "window")
 
@@ -216,18 +214,6 @@ def _settings(options: dict[str, Any], several: tuple[Prepared, ...]) -> Setting
         threads=options["threads"] or os.cpu_count() or 1,
         device=chosen_device(options["device"]),
     )
-
-
-def chosen_device(asked: str) -> str:
-    """Return cpu or cuda, for what `--device` says.
-
-    Raises:
-        InputError: There is no such device.
-    """
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
-        raise InputError("there is no CUDA device here", hint="leave --device out")
-    return "cuda" if there and asked != "cpu" else "cpu"
 
 
 def _facts(

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from tvc.checkout.temporary import checked_out
 from tvc.cli.progress import step_progress
 from tvc.cli.session import Session
+from tvc.cli.work.devices import chosen_device
 from tvc.dialogues.example import Example
 from tvc.dialogues.loading import load_model
 from tvc.dialogues.mixing import parse_mix
@@ -90,7 +91,7 @@ def _measured(
     pad: int,
     options: dict[str, Any],
 ) -> dict[str, list[Reading]]:
-    device = _device(options["device"])
+    device = chosen_device(options["device"])
     verify_support(model.to(device), tier=Tier.FULL, pad=pad)  # pyright: ignore[reportArgumentType]  # a decorator of transformers hides its type
     named = _matrices(model)
     done = 0
@@ -119,13 +120,6 @@ def _measured(
             estimate=options["estimate"],
             on_step=on_step,
         )
-
-
-def _device(asked: str) -> str:
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
-        raise InputError("there is no CUDA device here", hint="leave --device out")
-    return "cuda" if there and asked != "cpu" else "cpu"
 
 
 def _matrices(model: PreTrainedModel) -> list[tuple[str, nn.Parameter]]:
