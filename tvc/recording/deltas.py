@@ -105,8 +105,6 @@ def record_deltas(
     store: Store,
     deltas: ModelDirectory,
     tuned: Mapping[str, TensorRef],
-    *,
-    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> tuple[ObjectId, int]:
     """Store trained differences.
 
@@ -114,7 +112,6 @@ def record_deltas(
         store: Where they go.
         deltas: A folder with them, under the names of the tuned tensors.
         tuned: The tuned tensors, by name.
-        on_bytes: Called with the size of every tensor done.
 
     Returns:
         The id of their list, and the bytes that they take in the store.
@@ -135,7 +132,6 @@ def record_deltas(
                 raise Mismatch(f"the difference of {name} is not finite throughout")
             if not seen.zero:
                 kept[name] = TensorRef(identity, entry.spec)
-            on_bytes(entry.spec.nbytes)
     size = sum(store.stored_size(identity) for identity in {ref.id for ref in kept.values()})
     return store.put_blob(Snapshot(dict(sorted(kept.items())), {}).to_bytes()), size
 
