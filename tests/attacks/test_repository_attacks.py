@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tvc.cli.main import _run as run
+from tvc.repository.repository import Repository
 from tvc_store.dtypes import TensorSpec
 
 PROGRAM = "#!/bin/sh\ntouch {marker}\ncat\n"
@@ -369,3 +370,10 @@ def test_a_repository_inside_a_bare_one_is_not_taken(repo, tmp_path, monkeypatch
     monkeypatch.chdir(bare)
     assert run(["status"]) == 0
     assert "branch main" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_gone_is_not_the_current_one(repo, tmp_path):
+    """GitPython starts git in the current folder then, which is a repository here."""
+    assert Repository.is_started(repo)
+    assert Path.cwd() == repo
+    assert not Repository.is_started(tmp_path / "gone")

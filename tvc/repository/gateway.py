@@ -90,7 +90,9 @@ class GitGateway:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._git = Git(root)
-        self._options = [part for setting in _SETTINGS for part in ("-c", setting)]
+        # GitPython starts git in the current folder where its own is gone; -C does not.
+        self._options = ["-C", str(root.absolute())]
+        self._options += [part for setting in _SETTINGS for part in ("-c", setting)]
         self._kept: tuple[int, ...] = ()
         self.was_killed = False  # whether the system ended a git of ours, which leaves its locks
         self._filterless: dict[str, str] | None = None
