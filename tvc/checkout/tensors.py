@@ -14,13 +14,13 @@ from pathlib import Path
 from tvc.checkout.previous import Previous
 from tvc.domain.snapshot import TensorRef
 from tvc.evaluation.engine import Evaluator, run_each
-from tvc.evaluation.numbers import from_numbers, to_numbers, wide_dtype
+from tvc.evaluation.numbers import cast_elements
 from tvc.models.directory import FileTensor
 from tvc.models.folder import PlainFile, open_plain
 from tvc.models.header import Header
 from tvc.models.writer import ModelWriter, Shard, shard_header
 from tvc_store.arrays import ByteArray
-from tvc_store.dtypes import ITEMSIZE, TensorSpec
+from tvc_store.dtypes import TensorSpec
 from tvc_store.elements import elements_id
 from tvc_store.errors import IntegrityError
 from tvc_store.ids import ObjectId, TensorHasher
@@ -198,11 +198,4 @@ class TensorWriting:
         spec, target = self.specs[name], self.targets[name]
         with closing(self.evaluator.blocks(name)) as blocks:
             for block in blocks:
-                yield block if spec == target else _cast(block, spec.dtype, target.dtype)
-
-
-def _cast(block: ByteArray, dtype: str, target: str) -> ByteArray:
-    """Return whole elements in another type, each rounded once."""
-    count = block.size // ITEMSIZE[dtype]
-    wide = wide_dtype(TensorSpec(dtype, (count,)), TensorSpec(target, (count,)))
-    return from_numbers(to_numbers(block, dtype, wide), target)
+                yield cast_elements(block, spec.dtype, target.dtype)

@@ -131,6 +131,21 @@ def from_numbers(values: Floats, dtype: str) -> ByteArray:
     return out
 
 
+def cast_elements(block: ByteArray, dtype: str, target: str) -> ByteArray:
+    """Return whole elements in another type, each rounded once.
+
+    Args:
+        block: Their bytes.
+        dtype: What they are, as safetensors names it.
+        target: What they shall be.
+    """
+    if dtype == target:
+        return block
+    count = block.size // ITEMSIZE[dtype]
+    wide = wide_dtype(TensorSpec(dtype, (count,)), TensorSpec(target, (count,)))
+    return from_numbers(to_numbers(block, dtype, wide), target)
+
+
 def _sticky(values: Floats, *, exact: bool) -> npt.NDArray[np.float32]:
     """Return float64 numbers as float32; unless exact, rounded to odd.
 

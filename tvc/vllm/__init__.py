@@ -1,0 +1,1 @@
+"""The plugin that vLLM finds; imported by vLLM's processes alone."""

@@ -1,0 +1,260 @@
+"""A model that is being served, and what may be done to it: read back, changed as a whole, counted.
+
+A change is staged, checked tensor by tensor against the ids that it announces, written in place,
+and read back; what goes wrong after the first write is put back as it was. Nothing here knows vLLM
+or HTTP.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from tvc.domain.errors import StateError
+from tvc.domain.names import printable
+from tvc.serving.delta import BadDelta, Change, Delta, state_id
+from tvc.vllm.holding import TORCH_DTYPES, LoadRecord, NotHeld, content_id
+from tvc_store.ids import ObjectId
+
+__all__ = ["LiveModel", "Origin", "WrongServer"]
+
+_SHOWN: Final = 3
+
+
+class WrongServer(StateError):
+    """A server is not one that this can be done with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a server serves, in words.
+
+    Args:
+        label: A commit's hash, or what stands for it.
+        commit: The hash; empty where it is none.
+        recipe: In names.
+        repository: Where it lies; empty where that is not known.
+    """
+
+    label: str
+    commit: str = ""
+    recipe: str = ""
+    repository: str = ""
+
+    def as_words(self) -> dict[str, str]:
+        """Return them by name."""
+        return {name: getattr(self, name) for name in ("label", "commit", "recipe", "repository")}
+
+
+@dataclass
+class _Forwards:
+    """Counts forwards, and those during which a weight was written; hooks do it."""
+
+    done: int = 0
+    torn: int = 0
+    writes: int = 0
+    """Odd while somebody writes."""
+    began: int = 0
+    handles: list[Any] = field(default_factory=list[Any])
+
+    def watch(self, model: torch.nn.Module) -> None:
+        if not self.handles:
+            self.handles = [
+                model.register_forward_pre_hook(self._begin),
+                model.register_forward_hook(self._end),
+            ]
+
+    def _begin(self, *_: object) -> None:
+        self.began = self.writes
+
+    def _end(self, *_: object) -> None:
+        self.done += 1
+        self.torn += self.began % 2 == 1 or self.began != self.writes
+
+
+class LiveModel:
+    """A served model.
+
+    Args:
+        model: It.
+        record: Where it holds its checkpoint's tensors.
+        origin: What it was loaded from.
+
+    Raises:
+        WrongServer: Nothing that it holds can be read back.
+    """
+
+    def __init__(self, model: torch.nn.Module, record: LoadRecord, origin: Origin) -> None:
+        self._model = model
+        self._record = record
+        self.unheld = record.check()
+        self.ids: dict[str, ObjectId] = {
+            name: held.id
+            for name, held in record.tensors.items()
+            if name not in self.unheld and held.id is not None
+        }
+        if not self.ids:
+            raise WrongServer(
+                "the server's weights are packed: none of them can be read back",
+                hint="start it with `tvc serve`, or with --load-format tvc",
+            )
+        self.origin = origin
+        self.before: list[Origin] = []
+        self.generation = 0
+        self.failed = ""
+        self.hogwild = False
+        self.forwards = _Forwards()
+        self._writer: threading.Thread | None = None
+        self._groups = record.groups()
+
+    @property
+    def state(self) -> str:
+        """Id of what is held."""
+        return state_id(self.ids)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a change is being written beside the serving."""
+        return self._writer is not None and self._writer.is_alive()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a client has to know, as plain values."""
+        specs = {name: self._record.tensors[name].held_spec for name in self.ids}
+        return {
+            **self.origin.as_words(),
+            "state": self.state,
+            "generation": self.generation,
+            "writing": self.is_writing,
+            "hogwild": self.hogwild,
+            "failed": self.failed,
+            "before": [origin.as_words() for origin in self.before],
+            "forwards": {"done": self.forwards.done, "torn": self.forwards.torn},
+            "tensors": {
+                name: {"dtype": specs[name].dtype, "shape": list(specs[name].shape), "id": i}
+                for name, i in self.ids.items()
+            },
+            "unheld": {
+                name: {"why": why, "id": self._record.tensors[name].id}
+                for name, why in self.unheld.items()
+            },
+            "groups": [group for group in self._groups if len(group) > 1],
+        }
+
+    def digests(self, names: Iterable[str]) -> dict[str, str]:
+        """Read tensors as they are now, and return their ids; of one that is gone, why."""
+        found: dict[str, str] = {}
+        for name in names:
+            try:
+                found[name] = content_id(self._record.read(name))
+            except NotHeld as error:
+                found[name] = str(error)
+        return found
+
+    def apply(self, delta: Delta, *, hogwild: bool = False) -> None:
+        """Change what is served.
+
+        Args:
+            delta: It.
+            hogwild: Return at once and write beside the serving; `wait` tells how it went.
+
+        Raises:
+            StateError: Another change is being written.
+            BadDelta: It is for another state, breaks a group, or does not give what it announces;
+                nothing was changed.
+        """
+        if self.is_writing:
+            raise StateError("another change is being written", hint="try again when it is done")
+        self.failed = ""
+        self._check(delta)
+        staged = {name: self._staged(name, change) for name, change in delta.changes.items()}
+        if not hogwild:
+            self._write(delta, staged)
+            return
+        self.forwards.watch(self._model)
+        self._writer = threading.Thread(
+            target=self._write_beside, args=(delta, staged), name="tvc-hogwild", daemon=True
+        )
+        self.hogwild = True
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Wait until nothing is being written.
+
+        Raises:
+            BadDelta: What was written last could not be, and was put back.
+        """
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self.failed:
+            raise BadDelta(self.failed)
+
+    def _check(self, delta: Delta) -> None:
+        if delta.before != self.state:
+            raise BadDelta(
+                f"the delta is for another state than that of {printable(self.origin.label)}, which"
+                " is served",
+                hint="ask what it serves with `tvc live`, and push again",
+            )
+        unknown = [name for name in delta.changes if name not in self.ids]
+        if unknown:
+            name = unknown[0]
+            why = self.unheld.get(name, "the model that is served has no such tensor")
+            raise BadDelta(f"{printable(name)} cannot be changed: {why}")
+        for group in self._groups:
+            missing = [name for name in group if name not in delta.changes]
+            if 0 < len(missing) < len(group):
+                shown = ", ".join(missing[:_SHOWN])
+                raise BadDelta(f"{group[0]} is fused with tensors that the delta lacks: {shown}")
+
+    def _staged(self, name: str, change: Change) -> torch.Tensor:
+        """Return a tensor as it will be, checked."""
+        held = self._record.tensors[name].held_spec
+        if change.spec != held:
+            raise BadDelta(f"{printable(name)} is {change.spec}, but is held as {held}")
+        if change.positions is None:
+            flat = torch.from_numpy(np.array(change.values)).view(TORCH_DTYPES[held.dtype])
+            tensor = flat.reshape(held.shape)
+        else:
+            tensor = self._record.read(name)
+            words = np.dtype(f"u{tensor.element_size()}")
+            flat = tensor.reshape(-1).view(torch.uint8).numpy().view(words)
+            flat[change.positions] = change.values.view(words)
+        if content_id(tensor) != change.id:
+            raise BadDelta(f"the delta does not give the {printable(name)} that it announces")
+        return tensor
+
+    def _write(self, delta: Delta, staged: Mapping[str, torch.Tensor]) -> None:
+        old = {name: self._record.read(name) for name in staged}
+        self.forwards.writes += 1
+        try:
+            self._put(staged)
+            self._verify({name: change.id for name, change in delta.changes.items()})
+        except BaseException as error:
+            self._put(old)
+            self._verify({name: self.ids[name] for name in old})
+            raise BadDelta(f"{error}; what was written was put back") from error
+        finally:
+            self.forwards.writes += 1
+        self.ids |= {name: change.id for name, change in delta.changes.items()}
+        self.before.append(self.origin)
+        self.origin = Origin(delta.label, delta.commit, delta.recipe, delta.repository)
+        self.generation += 1
+
+    def _write_beside(self, delta: Delta, staged: Mapping[str, torch.Tensor]) -> None:
+        try:
+            self._write(delta, staged)
+        except BadDelta as error:
+            self.failed = str(error)
+
+    def _put(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        for name, tensor in tensors.items():
+            self._record.write(name, tensor)
+
+    def _verify(self, ids: Mapping[str, ObjectId]) -> None:
+        for name, identity in ids.items():
+            if content_id(self._record.read(name)) != identity:
+                raise BadDelta(f"{printable(name)} was written, but is something else now")
