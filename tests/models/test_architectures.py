@@ -125,8 +125,9 @@ def test_names_and_shapes_are_those_of_transformers(case, tmp_path):
     assert set(expected.tied) == tied
     assert set(expected.tied.values()) <= set(shapes)
     for other in expected.others:
-        assert len(other) <= len(shapes)
-        assert sorted(other) != sorted(expected.shapes)
+        assert len(other.shapes) <= len(shapes)
+        assert sorted(other.shapes) != sorted(expected.shapes)
+        assert set(other.tied.values()) <= set(other.shapes)
 
 
 def test_every_known_architecture_is_compared():

@@ -16,10 +16,11 @@ from tvc import __version__
 from tvc.checkout.card import model_card, public_source
 from tvc.checkout.folder import replaced_folder
 from tvc.checkout.previous import FACTS, FORMAT, Previous
+from tvc.checkout.servable import check_servable
 from tvc.checkout.tensors import TensorWriting
 from tvc.domain.errors import IntegrityError
 from tvc.domain.files import FileVersion, plan_files
-from tvc.domain.plan import FLOATING, Combine, Costs, Plan
+from tvc.domain.plan import FLOATING, Combine, Copy, Costs, Plan, Restore
 from tvc.domain.planning import CannotCombine, plan
 from tvc.domain.recipe import Recipe, format_recipe, recipe_id
 from tvc.domain.vector import BaseRecord
@@ -126,6 +127,20 @@ class Checkout:
     def specs(self) -> dict[str, TensorSpec]:
         """Type and shape of every tensor as it will be written."""
         return {name: self._cast(spec) for name, spec in self.plan.specs().items()}
+
+    def check_servable(self) -> bool:
+        """Refuse what vLLM would serve wrongly, before anything is read or written.
+
+        Returns:
+            Whether it was checked: False where tvc does not know the architecture.
+
+        Raises:
+            Unservable: vLLM would drop a tensor, leave one uninitialised, or refuse the model.
+        """
+        actions = self.plan.actions.items()
+        kept = {name: a.tensor.id for name, a in actions if isinstance(a, Copy | Restore)}
+        shapes = {name: spec.shape for name, spec in self.plan.specs().items()}
+        return check_servable(self._source_config(), shapes, ids=kept, files=self.files)
 
     def write(
         self,

@@ -31,6 +31,9 @@ __all__ = ["checkout"]
 @click.option("--dtype", type=click.Choice(list(DTYPES)), help="Cast floating tensors.")
 @click.option("--allow-code", is_flag=True, help="Write the source model's Python files too.")
 @click.option("--verify", is_flag=True, help="Read everything back and compare it with the ids.")
+@click.option(
+    "--unservable", is_flag=True, help="Write it although vLLM would not serve it as it is."
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, hidden=True)
@@ -40,5 +43,8 @@ def checkout(session: Session, **options: Any) -> None:
 
     REV is a branch, tag or commit. The folder is built beside its target and moved there when it
     is whole. Tensors that one fine-tune alone changed come back bit for bit.
+
+    Where tvc knows the architecture, a model is refused that vLLM would load without saying that a
+    tensor is missing, dropped or misnamed.
     """
     load("tvc.cli.work.checkout:checkout")(session, **options)

@@ -43,23 +43,27 @@ class Expected:
 
     Args:
         shapes: Tensor name → shape, as transformers names and vLLM expects them.
-        others: The same model under other names that vLLM takes just as well.
         tied: Name → the tensor it is tied to. It may be absent; where it is there, it is the same.
         unserved: Ends of names that transformers uses and vLLM has no place for.
         unused: Beginnings of names that a served model may have beside, and does not use.
         untied: Those of `tied` that vLLM does not tie: it has to find them, with this shape.
+        others: The same model under other names that vLLM takes just as well.
     """
 
     shapes: Mapping[str, Shape]
-    others: tuple[Mapping[str, Shape], ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict[str, str])
     unserved: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     untied: Mapping[str, Shape] = field(default_factory=dict[str, Shape])
+    others: tuple["Expected", ...] = ()
 
     def is_unused(self, name: str) -> bool:
         """Say whether a tensor beside `shapes` is one that nobody misses."""
         return name.startswith(self.unused) or name.endswith(_UNUSED)
+
+    def is_unserved(self, name: str) -> bool:
+        """Say whether a tensor is one that vLLM would drop."""
+        return name.endswith(self.unserved)
 
 
 def expected_tensors(config: Mapping[str, Any]) -> Expected | None:
@@ -107,10 +111,17 @@ def _with_head(
 ) -> Expected:
     """Add the output layer, in its own right or as what the embedding is under another name."""
     embedding = next(name for name in body if name.endswith("embed_tokens.weight"))
-    head = {} if tied else _head(c)
     ties = dict.fromkeys(_head(c), embedding) if tied else {}
-    other_names = tuple(other | head for other in others)
-    return Expected(body | head, other_names, ties, unserved, unused)
+    shapes = body if tied else body | _head(c)
+    return Expected(
+        shapes,
+        tied=ties,
+        unserved=unserved,
+        unused=unused,
+        others=tuple(
+            _with_head(c, other, tied=tied, unserved=unserved, unused=unused) for other in others
+        ),
+    )
 
 
 def _llama(c: Reading) -> Expected:

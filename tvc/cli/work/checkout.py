@@ -29,6 +29,7 @@ def checkout(
     dtype: str | None,
     allow_code: bool,
     verify: bool,
+    unservable: bool,
     dry_run: bool,
     as_json: bool,
     workers: int,
@@ -46,8 +47,9 @@ def checkout(
             dtype=DTYPES[dtype] if dtype else None,
             workers=workers,
         )
+        checked = not unservable and planned.check_servable()
         if dry_run:
-            _say_plan(planned, format_recipe(state.recipe), as_json=as_json)
+            _say_plan(planned, format_recipe(state.recipe), checked=checked, as_json=as_json)
             return
         target = (
             session.folder / output if output else _default_target(repository.layout.root, revision)
@@ -73,6 +75,7 @@ def checkout(
             "kept": written.kept,
             "bytes": written.nbytes,
             "verified": verify,
+            "servable": checked or None,
         }
         click.echo(json.dumps(facts, indent=2))
         return
@@ -103,7 +106,7 @@ def _refuse_inside(target: Path, root: Path) -> None:
         raise InputError(f"{target} holds the repository itself", hint="name another one with -o")
 
 
-def _say_plan(planned: Checkout, recipe: str, *, as_json: bool) -> None:
+def _say_plan(planned: Checkout, recipe: str, *, checked: bool, as_json: bool) -> None:
     costs = planned.costs
     if as_json:
         facts = {
@@ -117,6 +120,7 @@ def _say_plan(planned: Checkout, recipe: str, *, as_json: bool) -> None:
             "read_bytes": costs.read,
             "write_bytes": sum(spec.nbytes for spec in planned.specs.values()),
             "peak_bytes": planned.evaluator.peak_bytes,
+            "servable": checked or None,
         }
         click.echo(json.dumps(facts, indent=2))
         return
@@ -130,6 +134,7 @@ def _say_plan(planned: Checkout, recipe: str, *, as_json: bool) -> None:
     click.echo(f"read     {format_bytes(costs.read)}")
     click.echo(f"write    {format_bytes(sum(s.nbytes for s in planned.specs.values()))}")
     click.echo(f"memory   {format_bytes(planned.evaluator.peak_bytes)} at most for tensors")
+    click.echo(f"vLLM     {'finds every tensor that it needs' if checked else 'not checked'}")
 
 
 def _passes(planned: Checkout) -> str:
