@@ -9,7 +9,16 @@ from tvc.cli.completing import complete_vector
 from tvc.cli.lazy import load
 from tvc.cli.session import Session, pass_session
 
-__all__ = ["export", "import_"]
+__all__ = ["export", "import_", "read_rank"]
+
+
+def read_rank(_context: click.Context, _option: click.Parameter, said: str | None) -> int | None:
+    """Return the rank that an option says, None for `auto` and where it is not given."""
+    if said is None or said == "auto":
+        return None
+    if not (said.isascii() and said.isdigit() and len(said) < 8 and int(said) > 0):
+        raise click.BadParameter(f"{said[:20]!r} is no rank: write a number from 1 on, or auto")
+    return int(said)
 
 
 @click.command("import", epilog='Example: tvc import ../lora --name warm -m "Warmer"')
@@ -29,7 +38,7 @@ def import_(session: Session, **options: Any) -> None:
     load("tvc.cli.work.adapters:import_")(session, **options)
 
 
-@click.command(epilog="Example: tvc export warm -o ../warm-adapter")
+@click.command(epilog="Example: tvc export listen --lora --rank 64 -o ../adapters")
 @click.argument("name", shell_complete=complete_vector)
 @click.option(
     "-o",
@@ -39,11 +48,44 @@ def import_(session: Session, **options: Any) -> None:
     metavar="DIR",
     help="Where to write.",
 )
+@click.option("--lora", is_flag=True, help="Make the LoRA adapter that is nearest to NAME.")
+@click.option(
+    "--rank",
+    callback=read_rank,
+    metavar="N|auto",
+    help="With --lora: rank of its factors. Default: auto, the smallest that keeps --energy.",
+)
+@click.option(
+    "--energy",
+    type=float,
+    metavar="SHARE",
+    help="With --rank auto: share of the squared norm of all that changes. Default: 0.9.",
+)
+@click.option(
+    "--target",
+    "modules",
+    multiple=True,
+    metavar="MODULE",
+    help="With --lora: change only modules of this name (q_proj). Can be repeated.",
+)
 @click.option("--force", is_flag=True, help="Replace an adapter that is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
 @pass_session
-def export(session: Session, **options: Any) -> None:
-    """Write the adapter that was taken in as the vector NAME, byte for byte.
+def export(session: Session, *, lora: bool, **options: Any) -> None:
+    """Write the vector NAME as an adapter for PEFT and vLLM.
 
-    NAME may be a vector of any branch. A fine-tune is no adapter: write it with `tvc checkout`.
+    An adapter that was taken in is written byte for byte. Any vector, or what changed between two
+    revisions (main..listen), is written with --lora as a low-rank approximation, matrix by matrix:
+    what the adapter keeps and what it cannot hold is said, as shares of the squared norm.
     """
+    if lora:
+        load("tvc.cli.work.low_rank:export")(session, **options)
+        return
+    for option, given in (
+        ("--rank", options.pop("rank") is not None),
+        ("--energy", options.pop("energy") is not None),
+        ("--target", bool(options.pop("modules"))),
+    ):
+        if given:
+            raise click.UsageError(f"{option} is for --lora")
     load("tvc.cli.work.adapters:export")(session, **options)

@@ -1,12 +1,14 @@
 """What `adapter_config.json` of PEFT says about an adapter, and whether it is plain LoRA.
 
 Only options that change what the adapter computes are looked at; which modules were meant, and how
-most factors were initialised, is told by the factors themselves.
+most factors were initialised, is told by the factors themselves. What is written has one rank and
+one scale for all modules, so that no patterns are needed: vLLM reads them from 0.32 on only.
 """
 
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final, cast
@@ -15,7 +17,7 @@ from tvc.domain.errors import InputError
 from tvc.domain.names import printable
 from tvc_store.errors import IntegrityError
 
-__all__ = ["BadAdapter", "LoraOptions", "UnsupportedAdapter"]
+__all__ = ["BadAdapter", "LoraOptions", "UnsupportedAdapter", "lora_config"]
 
 # Option → why it cannot be kept as `scale · B A`. Absent, null, false and empty mean plain LoRA.
 _REFUSED: Final = {
@@ -101,6 +103,35 @@ class LoraOptions:
         alpha = next((alpha for key, alpha in self.alphas if key.match(module)), self.alpha)
         rank = self.rank_of(module)
         return Fraction(float(alpha) / math.sqrt(rank)) if self.use_rslora else alpha / rank
+
+
+def lora_config(rank: int, scale: Fraction, modules: Sequence[str], *, base: str) -> bytes:
+    """Return the `adapter_config.json` of a plain LoRA adapter of a causal language model.
+
+    Args:
+        rank: Of all its factors.
+        scale: What their products are multiplied by; readers divide in float64.
+        modules: Names of the modules that it changes, or last words of them.
+        base: What the adapter says that it was made for: a hub id or a folder.
+    """
+    alpha = scale * rank
+    config = {
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": int(alpha) if alpha.denominator == 1 else float(alpha),
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": list(modules),
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": False,
+    }
+    return json.dumps(config, indent=2).encode() + b"\n"
 
 
 def _refuse_variants(config: Mapping[str, Any]) -> None:

@@ -132,19 +132,22 @@ def _say(
         session.say("(record it with: tvc commit -m …)")
 
 
-def export(session: Session, *, name: str, output: Path, force: bool) -> None:
-    """Do what `tvc export` says; its options are the command's."""
+def export(session: Session, *, name: str, output: Path, force: bool, as_json: bool) -> None:
+    """Do what `tvc export` without --lora says; its options are the command's."""
     repository = session.repository()
     state = find_vectors(repository, readable_state(repository), [name])
     record = state.vectors[name]
     if record.kind != "adapter":
         raise InputError(
             f"{printable(name)} is a whole fine-tune, not an adapter",
-            hint="write the model with `tvc checkout`",
+            hint="approximate it with --lora, or write the model with `tvc checkout`",
         )
     with (
         open_objects(repository.layout) as store,
         replaced_folder(session.folder / output, force=force) as folder,
     ):
         restore_adapter(Objects(store, state), record, folder)
-    session.say(f"wrote {output}")
+    if as_json:
+        click.echo(json.dumps({"name": name, "id": record.id, "output": str(output)}, indent=2))
+    else:
+        session.say(f"wrote {output}")
