@@ -8,7 +8,7 @@ usage() {
     echo "Runs ruff, pyright and the tests: the fast ones (minutes), with --all the slow ones too."
 }
 
-selection=(-m "not slow and not real_model")
+selection=(-m "not slow and not real_model and not vllm")
 case "${1:-}" in
 --all)
     selection=()
