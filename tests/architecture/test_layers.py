@@ -19,10 +19,12 @@ LAYERS = {
     "tvc.checkout": 4,
     "tvc.lab": 4,
     "tvc.recording": 4,
+    "tvc.serving": 4,
     "tvc.training": 4,
     "tvc.upkeep": 4,
     "tvc.versioning": 4,
     "tvc.cli": 5,
+    "tvc.vllm": 5,
 }
 SIDEWAYS = {
     ("tvc.evaluation", "tvc.merging"): "the engine runs the merge methods",
@@ -31,6 +33,8 @@ SIDEWAYS = {
     ("tvc.behaviours", "tvc.checkout"): "what is measured is a model of a commit",
     ("tvc.behaviours", "tvc.training"): "the loss of decisions is one thing",
     ("tvc.behaviours", "tvc.versioning"): "recipes that nobody committed are edits of one",
+    ("tvc.serving", "tvc.behaviours"): "commits and recipes are named alike",
+    ("tvc.serving", "tvc.checkout"): "what is served is a checkout, or its plan",
     ("tvc.lab", "tvc.behaviours"): "experiments measure what suites measure",
     ("tvc.lab", "tvc.training"): "experiments train as tvc train does",
 }

@@ -72,6 +72,9 @@ _COMMANDS: Final = {
     "bisect": Lazy("tvc.cli.bisecting:bisect", "Find what brought a behaviour in."),
     "lab": Lazy("tvc.cli.laboratory:lab", "Experiments on what is not known of behaviours."),
     "checkout": Lazy("tvc.cli.checkout:checkout", "Write a model directory."),
+    "serve": Lazy("tvc.cli.serving:serve", "Start vLLM on a commit."),
+    "push-live": Lazy("tvc.cli.serving:push_live", "Make a running server another commit."),
+    "live": Lazy("tvc.cli.serving:live", "Say which commit a server serves; load adapters."),
     "fsck": Lazy("tvc.cli.upkeep:fsck", "Check every object, and mend what can be mended."),
     "gc": Lazy("tvc.cli.upkeep:gc", "Remove objects that nothing needs."),
     "doctor": Lazy("tvc.cli.doctor:doctor", "Say what tvc runs on, and what is missing."),
@@ -94,6 +97,7 @@ _SECTIONS: Final = {
     ],
     "Train and measure": ["train", "eval", "bisect", "sharpness", "lab"],
     "Write a model": ["checkout"],
+    "Serve": ["serve", "push-live", "live"],
     "Keep in order": ["fsck", "gc", "doctor", "completion"],
 }
 

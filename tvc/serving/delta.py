@@ -129,9 +129,9 @@ def changed_elements(old: ByteArray, new: ByteArray, spec: TensorSpec) -> Positi
     return found.astype(np.uint32) if shorter or not found.size else None
 
 
-def pack_delta(delta: Delta) -> list[bytes | ByteArray]:
+def pack_delta(delta: Delta) -> list[memoryview]:
     """Return the parts of a delta's file, in order."""
-    parts: list[bytes | ByteArray] = []
+    parts: list[memoryview] = []
     at = 0
     tensors: dict[str, Any] = {}
     for name, change in sorted(delta.changes.items()):
@@ -142,17 +142,18 @@ def pack_delta(delta: Delta) -> list[bytes | ByteArray]:
             "values": [at, change.values.nbytes],
             "positions": None,
         }
-        parts.append(change.values)
+        parts.append(change.values.data)
         at += change.values.nbytes
         if change.positions is not None:
             entry["positions"] = [at, change.positions.nbytes]
-            parts.append(change.positions.view(np.uint8))
+            parts.append(change.positions.view(np.uint8).data)
             at += change.positions.nbytes
         tensors[name] = entry
     body = {"format": _FORMAT, "kind": delta.kind, "tensors": tensors}
     body |= {word: getattr(delta, word) for word in _WORDS}
     manifest = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    return [*parts, manifest, len(manifest).to_bytes(_LENGTH, "little")]
+    length = len(manifest).to_bytes(_LENGTH, "little")
+    return [*parts, memoryview(manifest), memoryview(length)]
 
 
 def read_delta(path: Path, *, sha256: str, kind: str, limit: int) -> Delta:
@@ -178,9 +179,9 @@ def read_delta(path: Path, *, sha256: str, kind: str, limit: int) -> Delta:
         if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
             raise InputError(f"{shown} is not a plain file of at most {limit} bytes")
         data = np.empty(status.st_size, np.uint8)
-        if file.readinto(data) != data.size:
+        if file.readinto(data.data) != data.size:
             raise BadDelta(f"{shown} became shorter while it was read")
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if hashlib.sha256(data.data).hexdigest() != sha256:
         raise BadDelta(f"{shown} is not the file that was announced: its hash differs")
     delta = unpack_delta(data)
     if delta.kind != kind and delta.changes:

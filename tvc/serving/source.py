@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -131,7 +131,7 @@ class Served:
     def tied(self) -> set[str]:
         """Names of tensors that config.json says are others under a second name."""
         config = self.checkout.files.get("config.json")
-        body = json.loads(config.read(self.read_blob)) if config else {}
+        body: dict[str, Any] = json.loads(config.read(self.read_blob)) if config else {}
         return set(tied_names(body, self.specs))
 
     def files(self) -> Iterator[tuple[str, bytes]]:

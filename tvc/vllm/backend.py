@@ -4,7 +4,7 @@ A running server takes a file with a hash, or a commit of a repository that it m
 vLLM's own interface. Absent: pausing and labels, which the client asks vLLM for.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,6 +51,7 @@ class TvcUpdate(WeightTransferUpdateInfo):
         repository: A repository, instead of a file.
         commit: A full hash of it.
         mode: `paused`, or `hogwild` to write beside the serving.
+        undo: Whether this is a step back to what was served before.
     """
 
     path: str = ""
@@ -59,7 +60,7 @@ class TvcUpdate(WeightTransferUpdateInfo):
     repository: str = ""
     commit: str = ""
     mode: str = "paused"
-    roots: list[str] = field(default_factory=list[str], init=False)
+    undo: bool = False
 
 
 class TvcTransferEngine(WeightTransferEngine[TvcInit, TvcUpdate]):
@@ -131,7 +132,7 @@ class TvcTransferEngine(WeightTransferEngine[TvcInit, TvcUpdate]):
             root = self._allowed(update_info.repository)
             with served(Location(root, update_info.commit)) as target:
                 delta = delta_to(target, live.describe(), repository=str(root))
-        live.apply(delta, hogwild=update_info.mode == "hogwild")
+        live.apply(delta, hogwild=update_info.mode == "hogwild", undo=update_info.undo is True)
 
     def _held(self) -> list[Any]:
         return [held for held in getattr(self.model, LOADED).record.tensors.values() if held.dtype]

@@ -109,6 +109,7 @@ class LiveModel:
         self.forwards = _Forwards()
         self._writer: threading.Thread | None = None
         self._groups = record.groups()
+        self._undoes = False
 
     @property
     def state(self) -> str:
@@ -153,12 +154,13 @@ class LiveModel:
                 found[name] = str(error)
         return found
 
-    def apply(self, delta: Delta, *, hogwild: bool = False) -> None:
+    def apply(self, delta: Delta, *, hogwild: bool = False, undo: bool = False) -> None:
         """Change what is served.
 
         Args:
             delta: It.
             hogwild: Return at once and write beside the serving; `wait` tells how it went.
+            undo: It is a step back, and what is served now is not remembered.
 
         Raises:
             StateError: Another change is being written.
@@ -170,6 +172,8 @@ class LiveModel:
         self.failed = ""
         self._check(delta)
         staged = {name: self._staged(name, change) for name, change in delta.changes.items()}
+        self._undoes = undo
+        self.hogwild = hogwild
         if not hogwild:
             self._write(delta, staged)
             return
@@ -177,7 +181,6 @@ class LiveModel:
         self._writer = threading.Thread(
             target=self._write_beside, args=(delta, staged), name="tvc-hogwild", daemon=True
         )
-        self.hogwild = True
         self._writer.start()
 
     def wait(self) -> None:
@@ -240,7 +243,10 @@ class LiveModel:
         finally:
             self.forwards.writes += 1
         self.ids |= {name: change.id for name, change in delta.changes.items()}
-        self.before.append(self.origin)
+        if self._undoes:
+            del self.before[-1:]
+        else:
+            self.before.append(self.origin)
         self.origin = Origin(delta.label, delta.commit, delta.recipe, delta.repository)
         self.generation += 1
 

@@ -1,15 +1,11 @@
-"""The versions of vLLM that this plugin was tried with."""
-
-from typing import Final
+"""Refuses versions of vLLM that this plugin was not tried with."""
 
 import vllm
 
+from tvc.serving.versions import SUPPORTED, is_supported
 from tvc.vllm.live import WrongServer
 
-__all__ = ["SUPPORTED", "require_supported"]
-
-SUPPORTED: Final = ("0.31", "0.32", "0.33")
-"""Served on a CPU: 0.31.0 and 0.32.0. Of 0.33.0 loading and changing weights, without a server."""
+__all__ = ["require_supported"]
 
 
 def require_supported() -> None:
@@ -18,8 +14,7 @@ def require_supported() -> None:
     Raises:
         WrongServer: It is another.
     """
-    found = ".".join(vllm.__version__.split(".")[:2])
-    if found not in SUPPORTED:
+    if not is_supported(vllm.__version__):
         raise WrongServer(
             f"tvc does not know vLLM {vllm.__version__}",
             hint=f"it was tried with {', '.join(SUPPORTED)}; without the plugin, serve a checkout",
