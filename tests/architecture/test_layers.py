@@ -120,6 +120,21 @@ def test_only_the_repository_knows_git() -> None:
     assert importers_of("git", among=in_packages("tvc.repository"))
 
 
+def test_only_the_plugin_knows_vllm() -> None:
+    assert not importers_of("vllm", among=outside("tvc.vllm"))
+    assert importers_of("vllm", among=in_packages("tvc.vllm"))
+
+
+def test_nothing_imports_the_plugin() -> None:
+    wrong = [
+        module.where(line)
+        for module in outside("tvc.vllm")
+        for name, line in module.imports()
+        if name.startswith("tvc.vllm")
+    ]
+    assert not wrong
+
+
 def test_arithmetic_knows_no_files() -> None:
     files = ("git", "glob", "io", "os", "pathlib", "shutil", "subprocess", "tempfile")
     assert not importers_of(

@@ -105,7 +105,7 @@ def live() -> None:
     """Say which commit a running server serves, attested tensor by tensor; load adapters."""
 
 
-@live.command(epilog="Example: tvc live http://localhost:8000")
+@live.command(epilog="Example: tvc live show http://localhost:8000")
 @click.argument("url")
 @click.option("--resume", is_flag=True, help="Let the requests of a paused server go on.")
 @_TIMEOUT

@@ -224,7 +224,7 @@ def _change(name: str, entry: object, data: ByteArray) -> Change:
         else:
             indices = _positions(_stretch(positions, data), spec)
             whole = indices.size * ITEMSIZE[spec.dtype]
-    except (KeyError, TypeError, StoreError) as error:
+    except (KeyError, TypeError, ValueError, StoreError) as error:
         raise BadDelta(f"the delta does not describe {printable(name)}: {error}") from None
     if values.nbytes != whole:
         raise BadDelta(f"the delta has {values.nbytes} bytes of {printable(name)}, not {whole}")

@@ -6,7 +6,7 @@ vLLM's own interface. Absent: pausing and labels, which the client asks vLLM for
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from vllm.config import VllmConfig
 from vllm.distributed.weight_transfer.base import (
@@ -90,7 +90,8 @@ class TvcTransferEngine(WeightTransferEngine[TvcInit, TvcUpdate]):
     def roots(self) -> list[Path]:
         """Folders that files and repositories may be read from."""
         settings = self.vllm_config.additional_config
-        named = settings.get("tvc_roots", []) if isinstance(settings, dict) else []
+        given = cast("dict[str, list[str]]", settings) if isinstance(settings, dict) else {}
+        named = given.get("tvc_roots", [])
         own = self.live.origin.repository
         return [Path(root).resolve() for root in (*named, *([own] if own else []))]
 

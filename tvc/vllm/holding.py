@@ -135,8 +135,8 @@ class LoadRecord:
         piece = Piece(
             parameter,
             tuple(target.shape),
-            (target.storage_offset() - first, target.stride()),
-            (source.storage_offset(), source.stride()),
+            (int(target.storage_offset() - first), target.stride()),
+            (int(source.storage_offset()), source.stride()),
         )
         held = self.tensors[name]
         held.pieces.append(piece)

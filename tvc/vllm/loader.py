@@ -5,11 +5,10 @@ refused. On a CPU, linear layers are kept as they are and not packed, so that th
 while they serve. Absent: the changing itself.
 """
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch.nn.functional import linear
@@ -62,12 +61,17 @@ class TvcModelLoader(DefaultModelLoader):
         require_supported()
         super().__init__(load_config)
         self._origin = Origin("")
+        self._record: LoadRecord | None = None
 
     def download_model(self, model_config: ModelConfig) -> None:
         """Do nothing: what is read is here."""
 
     def get_all_weights(self, model_config: ModelConfig, model: torch.nn.Module) -> Weights:
         """Yield the tensors of the checkpoint under the names that it has for them."""
+        weights = self._weights(model_config, model)
+        yield from self._record.watched(weights) if self._record else weights
+
+    def _weights(self, model_config: ModelConfig, model: torch.nn.Module) -> Weights:
         uri = model_config.model_weights or model_config.model
         if uri.startswith(SCHEME):
             yield from self._stored(Location.parse(uri))
@@ -82,9 +86,10 @@ class TvcModelLoader(DefaultModelLoader):
         Raises:
             ValueError: The checkpoint does not fill the model.
         """
-        record = LoadRecord(model)
-        with _weights_watched(self, record), record.watching():
+        self._record = record = LoadRecord(model)
+        with record.watching():
             super().load_weights(model, model_config)
+        self._record = None
         _require_filled(record)
         for module in model.modules():
             setattr(module, _NO_PACKING, True)
@@ -99,7 +104,7 @@ class TvcModelLoader(DefaultModelLoader):
             # Of heads vLLM keeps the weights and computes with a packed copy: a change of the
             # weights would go unnoticed there.
             if hasattr(module, "cpu_linear"):
-                module.cpu_linear = linear
+                setattr(module, "cpu_linear", linear)  # noqa: B010 -- torch's own is for modules
         return model
 
     def _stored(self, location: Location) -> Weights:
@@ -111,21 +116,6 @@ class TvcModelLoader(DefaultModelLoader):
             for name, content in source.tensors(specs):
                 flat = torch.from_numpy(content).view(TORCH_DTYPES[specs[name].dtype])
                 yield name, flat.reshape(specs[name].shape)
-
-
-@contextmanager
-def _weights_watched(loader: TvcModelLoader, record: LoadRecord) -> Generator[None]:
-    """Let a record see what a loader reads."""
-    read = loader.get_all_weights
-
-    def watched(*arguments: Any) -> Iterator[tuple[str, torch.Tensor]]:
-        return record.watched(read(*arguments))
-
-    loader.get_all_weights = watched
-    try:
-        yield
-    finally:
-        del loader.get_all_weights
 
 
 def _require_filled(record: LoadRecord) -> None:

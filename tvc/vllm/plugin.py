@@ -6,7 +6,6 @@ whether a name is one of a cloud's, and what fetches such a model's configuratio
 """
 
 from pathlib import Path
-from typing import Any
 
 from vllm import envs
 from vllm.config import ModelConfig
@@ -40,15 +39,15 @@ def _know_names() -> None:
     def is_elsewhere(name: str) -> bool:
         return name.startswith(SCHEME) or is_cloud_storage(name)
 
-    def pull_or_file(config: Any, model: str, tokenizer: str) -> None:
+    def pull_or_file(self: ModelConfig, model: str, tokenizer: str) -> None:
         if not model.startswith(SCHEME):
-            pull(config, model, tokenizer)
+            pull(self, model, tokenizer)
             return
         location, folder = filed(Location.parse(model), Path(envs.VLLM_CACHE_ROOT) / "tvc")
-        config.model_weights = str(location)
-        config.model = str(folder)
+        self.model_weights = str(location)
+        self.model = str(folder)
         if tokenizer == model:
-            config.tokenizer = str(folder)
+            self.tokenizer = str(folder)
 
     arg_utils.is_cloud_storage = is_elsewhere
     ModelConfig.maybe_pull_model_tokenizer_for_runai = pull_or_file

@@ -1,0 +1,3 @@
+class LoadConfig:
+    load_format: str
+    def __init__(self, *, load_format: str = ...) -> None: ...

@@ -1,0 +1,1 @@
+VLLM_CACHE_ROOT: str
