@@ -17,7 +17,7 @@ from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import ITEMSIZE, TensorSpec
 from tvc_store.ids import ObjectId, tensor_id
 
-__all__ = ["WrongModel", "delta_to"]
+__all__ = ["WrongModel", "closed_over_groups", "delta_to"]
 
 
 class WrongModel(InputError):
@@ -62,7 +62,7 @@ def delta_to(
     elements = {} if old is None or kind == "dense" else _elements(whole, old, ids)
     if kind == "sparse" or _nbytes(whole | elements) < _nbytes(whole):
         whole |= elements
-    closed = _closed(whole, live["groups"], held, ids)
+    closed = closed_over_groups(whole, live["groups"], held, ids)
     return Delta(
         live["state"], target.label, target.commit, target.recipe, repository, dict(closed)
     )
@@ -111,13 +111,20 @@ def _elements(
     return found
 
 
-def _closed(
+def closed_over_groups(
     changes: Mapping[str, Change],
     groups: list[list[str]],
     held: Mapping[str, TensorSpec],
     ids: Mapping[str, ObjectId],
 ) -> dict[str, Change]:
-    """Name what is fused with a changed tensor too; where it does not change, without a value."""
+    """Name what is fused with a changed tensor too; where it does not change, without a value.
+
+    Args:
+        changes: What changes.
+        groups: Names of tensors that are fused with each other, on the server.
+        held: Type and shape of all that the server holds.
+        ids: Its id.
+    """
     none = np.empty(0, np.uint8)
     touched = [name for group in groups if changes.keys() & set(group) for name in group]
     rest = [name for name in touched if name not in changes]

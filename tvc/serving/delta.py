@@ -27,6 +27,7 @@ from tvc_store.errors import StoreError
 from tvc_store.ids import ObjectId, blob_id, parse_id
 
 __all__ = [
+    "TRAINING",
     "BadDelta",
     "Change",
     "Delta",
@@ -40,6 +41,9 @@ __all__ = [
 
 Kind = Literal["dense", "sparse"]
 Positions = NDArray[np.uint32]
+
+TRAINING: Final = "train:"
+"""What the label of a training's step begins with, where no commit is served."""
 
 _FORMAT: Final = "tvc.delta/1"
 _LENGTH: Final = 8

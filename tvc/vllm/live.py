@@ -15,7 +15,7 @@ import torch
 
 from tvc.domain.errors import StateError
 from tvc.domain.names import printable
-from tvc.serving.delta import BadDelta, Change, Delta, state_id
+from tvc.serving.delta import TRAINING, BadDelta, Change, Delta, state_id
 from tvc.vllm.holding import TORCH_DTYPES, LoadRecord, NotHeld, content_id
 from tvc_store.ids import ObjectId
 
@@ -245,7 +245,7 @@ class LiveModel:
         self.ids |= {name: change.id for name, change in delta.changes.items()}
         if self._undoes:
             del self.before[-1:]
-        else:
+        elif not self.origin.label.startswith(TRAINING):  # a step is nothing to go back to
             self.before.append(self.origin)
         self.origin = Origin(delta.label, delta.commit, delta.recipe, delta.repository)
         self.generation += 1
