@@ -4,7 +4,8 @@ vLLM applies LoRA to its linear layers, under the names that transformers gives 
 when a model is loaded (`qkv_proj`, `gate_up_proj`, `in_proj_qkvz`) is split again for adapters.
 PEFT applies it to modules that are linear layers in transformers. Named here are the matrices that
 are both, by architecture as `config.json` names it, as read in vLLM 0.30 to 0.33 (`SupportsLoRA`,
-`packed_modules_mapping`) and checked by loading them. An architecture that is not here is refused.
+`packed_modules_mapping`). Dense ones and Qwen3.5 were tried in vLLM 0.32 on a CPU, where those with
+experts do not run with adapters. An architecture that is not here is refused.
 
 Absent on purpose: embeddings and `lm_head`, which vLLM takes for some architectures only; experts
 and their routers, which are no linear layers in transformers 5; vision towers, to which vLLM
@@ -20,7 +21,7 @@ from tvc.domain.names import nearest, printable
 from tvc.domain.snapshot import TensorRef
 from tvc.models.adapter_config import UnsupportedAdapter
 
-__all__ = ["MAX_RANK", "TargetModules", "target_modules", "why_not"]
+__all__ = ["ARCHITECTURES", "MAX_RANK", "TargetModules", "target_modules", "why_not"]
 
 MAX_RANK: Final = 512
 """The largest `--max-lora-rank` that vLLM knows."""
@@ -42,7 +43,7 @@ _DELTA_NET: Final = (
 _DENSE: Final = (*_ATTENTION, *_MLP)
 _TEXT: Final = "model.layers."
 _BESIDE_VISION: Final = "model.language_model.layers."
-_ARCHITECTURES: Final = {
+ARCHITECTURES: Final = {
     "Gemma2ForCausalLM": (_TEXT, _DENSE),
     "Gemma3ForCausalLM": (_TEXT, _DENSE),
     "GemmaForCausalLM": (_TEXT, _DENSE),
@@ -74,12 +75,12 @@ class TargetModules:
     """
 
     def __init__(self, architecture: str, chosen: tuple[str, ...] = ()) -> None:
-        if architecture not in _ARCHITECTURES:
+        if architecture not in ARCHITECTURES:
             raise UnsupportedAdapter(
                 f"what vLLM can adapt of {printable(architecture)} is not known",
-                hint=f"known: {', '.join(_ARCHITECTURES)}",
+                hint=f"known: {', '.join(ARCHITECTURES)}",
             )
-        prefix, paths = _ARCHITECTURES[architecture]
+        prefix, paths = ARCHITECTURES[architecture]
         self.architecture = architecture
         names = sorted({path.rpartition(".")[2] for path in paths})
         for name in chosen:
