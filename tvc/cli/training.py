@@ -107,6 +107,22 @@ FILE: Final = click.Path(path_type=Path)
 )
 @click.option("-m", "--message", help="What the commit is for.")
 @click.option("--suite", type=FILE, metavar="FILE", help="Evaluate the commit and its parent.")
+@click.option(
+    "--live",
+    metavar="URL",
+    help="Let this server, started by tvc serve, follow the training, and end as its commit.",
+)
+@click.option(
+    "--live-every", type=click.IntRange(1), default=10, show_default=True, metavar="STEPS"
+)
+@click.option(
+    "--live-mode",
+    type=click.Choice(["paused", "hogwild"]),
+    default="paused",
+    show_default=True,
+    help="Wait for the server's requests at every push, or write while they run.",
+)
+@click.option("--live-key", envvar="VLLM_API_KEY", metavar="KEY", help="That server's, if any.")
 @click.option("--no-commit", is_flag=True, help="Leave the tuned model for tvc commit.")
 @click.option("--resume", is_flag=True, help="Go on with the training of NAME that was stopped.")
 @click.option("--discard", is_flag=True, help="Forget the training of NAME that was stopped.")
@@ -118,5 +134,8 @@ def train(session: Session, **options: Any) -> None:
     With a frozen context, what stands before them is encoded once, without gradient. The vector
     keeps the difference as it was trained, and where it came from: data, numbers, seed, and the
     command that repeats it. A training that was stopped goes on with --resume, to the same weights.
+
+    With --live, a running server holds the weights of every so many steps while they are trained. A
+    push that fails ends the pushing, never the training.
     """
     load("tvc.cli.work.training:train")(session, **options)

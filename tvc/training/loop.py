@@ -8,7 +8,7 @@ what is done with the result.
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Final, cast
@@ -29,14 +29,16 @@ from tvc.training.gradients import GradientReport
 from tvc.training.processes import Group, joined
 from tvc.training.provenance import measured, provenance_after
 from tvc.training.run import Run
-from tvc.training.saving import check_saving, gathered, write_result
+from tvc.training.saving import Weight, check_saving, current_weights, gathered, write_result
 from tvc.training.settings import Settings
 from tvc.training.support import verify_support
 from tvc.training.tiers import Tier, decision_loss
 from tvc_store.durable import sync_folder, write_errors
 
-__all__ = ["Diverged", "Step", "train"]
+__all__ = ["Diverged", "OnWeights", "Step", "train"]
 
+OnWeights = Callable[[int, Callable[[], Iterator[Weight]]], None]
+"""Called with a number of steps, and what yields the weights after them."""
 
 _APART: Final = 1 << 32
 _SHOWN: Final = 4
@@ -69,7 +71,12 @@ class Step:
     gradient: Mapping[str, float]
 
 
-def train(run: Run, *, on_step: Callable[[Step], None] = lambda _: None) -> None:
+def train(
+    run: Run,
+    *,
+    on_step: Callable[[Step], None] = lambda _: None,
+    on_weights: OnWeights | None = None,
+) -> None:
     """Train what a run says, from its last checkpoint on, and write the result into its folder.
 
     Called by every process of the training; the first one writes the log and calls `on_step`.
@@ -77,6 +84,8 @@ def train(run: Run, *, on_step: Callable[[Step], None] = lambda _: None) -> None
     Args:
         run: Prepared.
         on_step: Called after every step.
+        on_weights: Called before the first step that is made, and after every step; in a training
+            of one process only, since among several nobody has all weights.
 
     Raises:
         Diverged: The loss is no longer a number.
@@ -88,7 +97,8 @@ def train(run: Run, *, on_step: Callable[[Step], None] = lambda _: None) -> None
     if settings.device == "cpu":
         torch.set_num_threads(settings.threads)
     with joined(settings.processes, settings.device) as group:
-        _Training(run, settings, group).run(on_step)
+        assert on_weights is None or group.size == 1, "nobody has all weights"
+        _Training(run, settings, group).run(on_step, on_weights or (lambda _step, _weights: None))
 
 
 class _Training:
@@ -119,13 +129,14 @@ class _Training:
             multiplier=settings.multiplier,
         )
 
-    def run(self, on_step: Callable[[Step], None]) -> None:
+    def run(self, on_step: Callable[[Step], None], on_weights: OnWeights) -> None:
         """Make all steps that are left, and write the result."""
         settings = self._settings
         start = load_checkpoint(self._run.checkpoints, self._differences, self._optimizer)
         if self._group.is_first:
             self._run.rewind(start)
         schedule = _schedule(self._optimizer, settings, start)
+        on_weights(start, lambda: current_weights(self._model))
         for number in range(start, settings.steps):
             began = time.monotonic()
             rate = float(schedule.get_last_lr()[0])
@@ -137,6 +148,7 @@ class _Training:
             if self._group.is_first:
                 self._run.say(asdict(made))
                 on_step(made)
+            on_weights(made.step, lambda: current_weights(self._model))
             every = settings.checkpoint_every
             if every and made.step % every == 0 and made.step < settings.steps:
                 save_checkpoint(

@@ -8,12 +8,13 @@ base's files, with the very rounding of training; what was not trained is the ba
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from tvc.dialogues.loading import quiet
 from tvc.domain.errors import InputError
@@ -29,14 +30,50 @@ from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import TensorSpec
 from tvc_store.durable import make_folder, write_durably, write_errors
 
-__all__ = ["CannotSave", "check_saving", "gathered", "write_result"]
+__all__ = ["CannotSave", "Weight", "check_saving", "current_weights", "gathered", "write_result"]
 
 _PIECE: Final = 1 << 20
 """Elements that are computed at a time."""
+_NAMES: Final = {
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+}
 
 
 class CannotSave(InputError):
     """A model's weights are not those of its folder, one to one."""
+
+
+class Weight(NamedTuple):
+    """A weight as it is now.
+
+    Args:
+        name: That of checkpoints.
+        spec: Type and shape.
+        content: Its bytes, on the CPU; where it is there already, no copy, and true until the next
+            step.
+    """
+
+    name: str
+    spec: TensorSpec
+    content: ByteArray
+
+
+def current_weights(model: PreTrainedModel) -> Iterator[Weight]:
+    """Yield a model's weights as they are now, under all names that checkpoints have for them.
+
+    Args:
+        model: Whole, in one process.
+    """
+    inside = {name: each.detach() for name, each in model.named_parameters(remove_duplicate=False)}
+    with torch.no_grad():
+        named = cast("dict[str, Tensor]", revert_weight_conversion(model, inside))
+    for name, tensor in named.items():
+        spec = TensorSpec(_NAMES[tensor.dtype], tuple(tensor.shape))
+        plain = tensor.contiguous().cpu().reshape(-1)
+        yield Weight(name, spec, plain.view(torch.uint8).numpy())
 
 
 def gathered(model: PreTrainedModel, differences: Differences) -> dict[str, Tensor]:

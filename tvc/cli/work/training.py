@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from tvc.cli.session import Session
 from tvc.cli.work.devices import chosen_device
 from tvc.cli.work.evaluating import evaluate
 from tvc.cli.work.foreign import containment_teller, server
+from tvc.cli.work.live_training import Follower, follower
 from tvc.cli.work.recording import say_recorded
 from tvc.dialogues.generation import Sampling
 from tvc.dialogues.mixing import parse_mix
@@ -47,6 +49,7 @@ _TEMPLATES_OWN: Final = frozenset(["add_generation_prompt", "documents", "messag
 _ANSWERS_AT_ONCE: Final = 16
 _LOOK_SECONDS: Final = 0.2
 _RESUMABLE: Final = frozenset(["name", "origin", "message", "no_commit", "resume", "suite"])
+_LIVE: Final = frozenset(["live", "live_every", "live_mode", "live_key"])
 
 
 class TrainingFailed(StateError):
@@ -63,6 +66,7 @@ def train(session: Session, *, name: str, resume: bool, discard: bool, **options
         return
     _check_asked(run, options, resume=resume)
     _check_place(session, repository, name, options)
+    live = follower(session, repository, run, name, options) if options["live"] else None
     with run.held() as lock:
         if not resume:
             _make_way(run, name, discard=discard)
@@ -74,15 +78,19 @@ def train(session: Session, *, name: str, resume: bool, discard: bool, **options
         task = run.task()
         if not run.model.exists():
             with step_progress(session, "training", task.settings.steps) as tell:
-                _train(run, task.settings, lock, tell)
+                _train(run, task.settings, lock, tell, live)
         if options["no_commit"]:
             session.say(f"trained: {os.path.relpath(run.model, session.folder)}")
             session.say(f"  commit it with: tvc commit {_shown(session, run)} --name {name} -m …")
             return
-        _commit(session, repository, run, name, options)
+        commit = _commit(session, repository, run, name, options)
         run.remove()
-    if options["suite"] is not None:
-        _evaluate(session, options)
+    try:
+        if live is not None:
+            live.finish(commit)
+    finally:
+        if options["suite"] is not None:
+            _evaluate(session, options)
 
 
 def _check_asked(run: Run, options: dict[str, Any], *, resume: bool) -> None:
@@ -147,7 +155,7 @@ def _refuse_new_numbers() -> None:
     given = [
         parameter
         for parameter in context.params
-        if parameter not in _RESUMABLE
+        if parameter not in _RESUMABLE | _LIVE
         and context.get_parameter_source(parameter) is click.core.ParameterSource.COMMANDLINE
     ]
     if given:
@@ -299,10 +307,18 @@ def _say_data(session: Session, prepared: Prepared) -> None:
 
 
 def _train(
-    run: Run, settings: Settings, lock: int | None, tell: Callable[[int, str], None]
+    run: Run,
+    settings: Settings,
+    lock: int | None,
+    tell: Callable[[int, str], None],
+    live: Follower | None,
 ) -> None:
     if settings.processes == 1:
-        train_run(run, on_step=lambda step: tell(step.step, f"loss {step.loss:.4f}"))
+        train_run(
+            run,
+            on_step=lambda step: tell(step.step, f"loss {step.loss:.4f}"),
+            on_weights=None if live is None else partial(live.follow, run),
+        )
         return
     run.failure.unlink(missing_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -342,7 +358,8 @@ def _raise_failure(run: Run, returned: int) -> None:
 
 def _commit(
     session: Session, repository: Repository, run: Run, name: str, options: dict[str, Any]
-) -> None:
+) -> str:
+    """Commit the result, and return the commit's hash."""
     task, origin = run.task(), options["origin"]
     model = ModelDirectory.open(run.model)
     total = sum(entry.spec.nbytes for entry in model.entries.values())
@@ -366,6 +383,7 @@ def _commit(
     say_recorded(session, change, done)
     measured = done.recorded.record.measured
     session.say(f"  loss {measured['loss_first']} at first, {measured['loss_last']} at last")
+    return done.commit
 
 
 def _shown(session: Session, run: Run) -> str:

@@ -1,0 +1,233 @@
+"""Keeps a running server at the weights of a training, while it is made.
+
+Before the first step the server holds what is trained from; every push makes it hold the weights of
+a step, under a label of the training's own; at the end it is the commit that the training made.
+Absent: the training, which knows of no server.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from tvc.domain.names import printable
+from tvc.evaluation.numbers import cast_elements
+from tvc.repository.repository import Repository
+from tvc.serving.attesting import Attested, attest
+from tvc.serving.changing import closed_over_groups
+from tvc.serving.delta import TRAINING, Change, Delta, changed_elements, state_id
+from tvc.serving.pushing import NotAttested, Pushed, push, push_delta
+from tvc.serving.server import LiveServer, Serving, Unfit
+from tvc_store.arrays import ByteArray
+from tvc_store.dtypes import ITEMSIZE, TensorSpec
+from tvc_store.ids import ObjectId, tensor_id
+
+__all__ = ["LiveTraining", "Totals", "Weights", "weights_delta"]
+
+Weights = Iterable[tuple[str, TensorSpec, ByteArray]]
+"""Names of a checkpoint, types and shapes, and bytes."""
+
+_SHORT: Final = 10
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the pushes of a training came to.
+
+    Args:
+        pushes: How many arrived.
+        nbytes: Bytes that travelled.
+        seconds: For how long no request was served.
+    """
+
+    pushes: int = 0
+    nbytes: int = 0
+    seconds: float = 0.0
+
+
+class LiveTraining:
+    """A server that follows a training.
+
+    Args:
+        server: It.
+        repository: Where the training will be committed; the server may read its private folder.
+        name: The training's.
+        hogwild: Write while it serves.
+    """
+
+    def __init__(
+        self, server: LiveServer, repository: Repository, name: str, *, hogwild: bool = False
+    ) -> None:
+        self.server = server
+        self.totals = Totals()
+        self._repository = repository
+        self._label = f"{TRAINING}{name}@"
+        self._hogwild = hogwild
+        self._state = ""
+        self._old: dict[str, ByteArray] = {}
+
+    def begin(self, commit: str, on_bytes: Callable[[int], None] = lambda _: None) -> str:
+        """Make the server hold what is trained from, unless it is at a step of this training.
+
+        Args:
+            commit: Full hash of what is trained from.
+            on_bytes: Called with the bytes of tensors that were looked at.
+
+        Returns:
+            What it served before, where that was something else; else nothing.
+
+        Raises:
+            Unfit: It cannot be changed.
+            WrongModel: It serves a model of another base.
+            NotAttested: It does not hold what it says.
+            EndpointFailed: It does not answer.
+        """
+        serving, before = self.server.describe(), ""
+        if serving.commit != commit and not serving.label.startswith(self._label):
+            before = serving.commit[:_SHORT] or serving.name
+            push(self.server, self._repository, commit, hogwild=self._hogwild, on_bytes=on_bytes)
+            serving = self.server.describe()
+        self._attested(serving)
+        self._state = str(serving.raw["state"])
+        return before
+
+    def check(self, weights: Weights, *, needed: Collection[str]) -> None:
+        """Check that the server can follow, before anything is trained.
+
+        Args:
+            weights: All that may change, as they are before.
+            needed: Names of which the server has to hold those that may change: the checkpoint's,
+                but those that are others under a second name.
+
+        Raises:
+            Unfit: It does not hold one as it is.
+        """
+        serving = self.server.describe()
+        for name, spec, content in weights:
+            if name in serving.held:
+                new = cast_elements(content, spec.dtype, serving.held[name].dtype)
+                if tensor_id(serving.held[name], new) == serving.ids[name]:
+                    self._old[name] = np.array(new)
+            elif name in needed:
+                entry = serving.raw["unheld"].get(name, {"why": "the server has no such tensor"})
+                raise Unfit(
+                    f"{printable(name)} is trained, but {self.server.url} cannot change it:"
+                    f" {printable(str(entry['why']))}",
+                    hint="train without --live, and start a server on the commit",
+                )
+
+    def push(self, step: int, weights: Weights) -> Pushed:
+        """Make the server hold the weights of a step.
+
+        Args:
+            step: Its number.
+            weights: They; read once.
+
+        Raises:
+            Unfit: It refused, or somebody else changed it; it serves what it served.
+            ServerGone: It stopped answering.
+            NotAttested: It holds something else.
+        """
+        serving = self.server.describe()
+        if serving.raw["state"] != self._state:
+            raise Unfit(f"{self.server.url} serves {serving.name} now: somebody else changed it")
+        root = str(self._repository.layout.root.resolve())
+        label = f"{self._label}{step}"
+        delta, new = weights_delta(weights, serving, label=label, repository=root, old=self._old)
+        mode: dict[str, Any] = {"mode": "hogwild" if self._hogwild else "paused", "undo": False}
+        pushed = push_delta(self.server, serving, delta, self._repository.layout.private, mode)
+        changed = {name: change.id for name, change in delta.changes.items()}
+        self._state = state_id(dict(serving.ids) | changed)
+        self._old |= new
+        self._count(pushed)
+        return pushed
+
+    def finish(self, commit: str, on_bytes: Callable[[int], None] = lambda _: None) -> Attested:
+        """Make the server the commit that the training ended in, paused in either mode.
+
+        What differs travels: usually no tensor, but the name.
+
+        Args:
+            commit: Its full hash.
+            on_bytes: Called with the bytes of tensors that were looked at.
+
+        Returns:
+            What came of comparing every tensor with the commit's.
+
+        Raises:
+            Unfit: The server refused.
+            ServerGone: It stopped answering.
+            NotAttested: It holds something else.
+        """
+        self._old.clear()
+        self._count(push(self.server, self._repository, commit, on_bytes=on_bytes))
+        return self._attested(self.server.describe())
+
+    def _count(self, pushed: Pushed) -> None:
+        self.totals.pushes += 1
+        self.totals.nbytes += pushed.nbytes
+        self.totals.seconds += pushed.seconds
+
+    def _attested(self, serving: Serving) -> Attested:
+        found = attest(self.server, serving, self._repository.layout.root)
+        if found.wrong:
+            name, why = next(iter(found.wrong.items()))
+            raise NotAttested(
+                f"{self.server.url} does not hold {serving.name}: {printable(name)}"
+                f" {printable(why)}",
+                hint="push it again with `tvc push-live`, or start the server again",
+            )
+        return found
+
+
+def weights_delta(
+    weights: Weights,
+    serving: Serving,
+    *,
+    label: str,
+    repository: str,
+    old: Mapping[str, ByteArray],
+) -> tuple[Delta, dict[str, ByteArray]]:
+    """Return what makes a server hold weights that are in memory.
+
+    Args:
+        weights: They; what the server does not hold is left out.
+        serving: What it says it serves.
+        label: What it serves afterwards.
+        repository: For people.
+        old: Name → bytes that the server holds, as far as they are known: those can change by
+            elements.
+
+    Returns:
+        The delta; and name → bytes of what it changes.
+
+    Raises:
+        Unfit: A tensor has another shape there.
+    """
+    changes: dict[str, Change] = {}
+    changed: dict[str, ByteArray] = {}
+    for name, spec, content in weights:
+        held = serving.held.get(name)
+        if held is None:
+            continue
+        if held.shape != spec.shape:
+            raise Unfit(f"the server's {printable(name)} is {held}, not {spec}")
+        cast = cast_elements(content, spec.dtype, held.dtype)
+        identity = tensor_id(held, cast)
+        if identity != serving.ids[name]:
+            # A copy: the training's own memory changes with its next step.
+            changed[name] = np.array(cast)
+            changes[name] = _change(held, identity, old.get(name), changed[name])
+    closed = closed_over_groups(changes, serving.raw["groups"], serving.held, serving.ids)
+    before = str(serving.raw["state"])
+    return Delta(before, label, repository=repository, changes=closed), changed
+
+
+def _change(held: TensorSpec, identity: ObjectId, old: ByteArray | None, new: ByteArray) -> Change:
+    """Return a change by elements where that is shorter, and what they change is known."""
+    positions = None if old is None else changed_elements(old, new, held)
+    if positions is None:
+        return Change(held, identity, new)
+    words = np.dtype(f"u{ITEMSIZE[held.dtype]}")
+    return Change(held, identity, new.view(words)[positions].view(np.uint8), positions)
