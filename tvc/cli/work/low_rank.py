@@ -152,6 +152,6 @@ def say_exported(session: Session, done: Exported, *, name: str, output: Path) -
         lines.append(f"  {reason}: {count} tensor{many}, {share:.2%} of the energy")
     if done.files:
         lines.append(f"  files: {', '.join(map(printable, done.files))}")
-    session.show("\n".join(lines))
+    session.say("\n".join(lines))
     if done.rank > MAX_RANK:
         session.note(f"remark: vLLM takes ranks up to {MAX_RANK} only")
