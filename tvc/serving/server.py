@@ -26,6 +26,7 @@ __all__ = ["LiveServer", "ServerGone", "Serving", "Unfit"]
 _MAX_ANSWER: Final = 256 << 20
 _READ_AT_ONCE: Final = 256 << 20
 _RPC: Final = "tvc_live"
+_SAID: Final = 500
 _WORDS: Final = ("label", "commit", "recipe", "repository", "state", "failed")
 
 
@@ -126,6 +127,14 @@ class LiveServer:
             found |= {str(name): str(i) for name, i in cast("dict[str, object]", answer).items()}
         return found
 
+    def share(self) -> dict[str, Any]:
+        """Ask where in this machine's memory its weights are; see `tvc.serving.sharing`.
+
+        Raises:
+            Unfit: It does not share them.
+        """
+        return self._call("share")
+
     @property
     def is_paused(self) -> bool:
         """Whether requests wait."""
@@ -171,7 +180,8 @@ class LiveServer:
             answer = self._ask("POST", "/update_weights", {"update_info": dict(update)})
             if answer.status != http.client.OK:
                 said = self._call("describe").get("failed")
-                raise Unfit(f"{self.url} refused: {printable(str(said or answer.said))}")
+                words = printable(str(said or answer.said), limit=_SAID)
+                raise Unfit(f"{self.url} refused: {words}")
             self._json("POST", "/finish_weight_update", {"weight_version": label})
             self._json("POST", "/reset_prefix_cache")
         except ConnectionError:
