@@ -45,6 +45,15 @@ def test_factors_share_singular_values_equally(shape, seed, decay):
     assert (np.diff(rows) <= 1e-4 * rows[:-1]).all()
 
 
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6)])
+def test_signs_are_not_left_to_the_library(shape):
+    matrix = drawn(shape, 7, decay=1.0)
+    for sign in (1, -1):
+        factors = truncate(sign * matrix, 6)
+        short = factors.up if shape[0] < shape[1] else factors.down.T
+        assert (short[np.abs(short).argmax(axis=0), np.arange(6)] > 0).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(40, 30), (30, 40), (1, 7), (7, 1)])
 def test_full_rank_is_the_matrix_however_small_its_last_directions(shape, dtype):

@@ -51,7 +51,8 @@ def load_lora(session: Session, **options: Any) -> None:
     The adapter is a folder (DIR, written with a slash), or made of a vector of this repository, as
     tvc export does: one that was taken in as an adapter is given as it was, if no rank is said.
     What is made lies in the repository's private part, in a folder of its own for every content,
-    which the server has to be able to read. An adapter that is called NAME already is replaced.
+    which the server has to be able to read. An adapter that is called NAME already is replaced. A
+    DIR whose content changed needs another path: vLLM remembers answers by name and path.
 
     The server was started with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1.
     """

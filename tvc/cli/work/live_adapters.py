@@ -9,7 +9,7 @@ import click
 from tvc.checkout.folder import replaced_folder
 from tvc.cli.progress import progress_of
 from tvc.cli.session import Session
-from tvc.cli.work.low_rank import Difference, find_difference
+from tvc.cli.work.low_rank import WORKERS, Difference, find_difference
 from tvc.domain.errors import InputError
 from tvc.domain.names import printable
 from tvc.domain.recipe import Recipe, Term, VectorName, recipe_id
@@ -113,7 +113,13 @@ def _made(session: Session, source: str, rank: int | None, energy: float | None)
             restore_adapter(objects, record, folder)
         else:
             export_factors(
-                objects, found.terms, folder, base=found.base, wanted=wanted, on_plan=on_plan
+                objects,
+                found.terms,
+                folder,
+                base=found.base,
+                wanted=wanted,
+                workers=WORKERS,
+                on_plan=on_plan,
             )
     return target
 

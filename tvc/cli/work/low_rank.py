@@ -22,8 +22,12 @@ from tvc.repository.state import State
 from tvc.versioning.editing import find_vectors, readable_state
 from tvc.versioning.finishing import union
 from tvc.versioning.merging import tip_of
+from tvc_store.ordered import THREADS
 
-__all__ = ["Difference", "export", "find_difference", "say_exported"]
+__all__ = ["WORKERS", "Difference", "export", "find_difference"]
+
+WORKERS = min(THREADS, 4)
+"""Matrices at a time; of one with 4096 rows and 12288 columns, each takes about a gigabyte."""
 
 
 class Difference(NamedTuple):
@@ -92,12 +96,13 @@ def export(
             folder,
             base=found.base,
             wanted=wanted,
+            workers=WORKERS,
             on_plan=on_plan,
         )
     if as_json:
         click.echo(json.dumps({"name": name, "output": str(output), **_facts(done)}, indent=2))
     else:
-        say_exported(session, done, name=name, output=output)
+        _say(session, done, name=name, output=output)
 
 
 def _facts(done: Exported) -> dict[str, object]:
@@ -129,7 +134,7 @@ def _facts(done: Exported) -> dict[str, object]:
     }
 
 
-def say_exported(session: Session, done: Exported, *, name: str, output: Path) -> None:
+def _say(session: Session, done: Exported, *, name: str, output: Path) -> None:
     """Print what an adapter keeps of a difference, and what it has nothing of."""
     count = len(done.kept)
     matrices = "matrix" if count == 1 else "matrices"
