@@ -133,6 +133,22 @@ def test_what_changed_between_two_revisions(tvc, llama):
     )
 
 
+def test_what_a_merge_made(tvc, llama):
+    tvc("switch", "-c", "merged", "main")
+    tvc("merge", "--ties", "listen", "warm", "--density", "0.5", "-m", "Both")
+    facts = tvc.json("export", "main..merged", "--lora", "--rank", "8", "-o", "../out")
+    before = tensors(llama / "models" / "base")
+    after = tvc.model()
+    for name, product in products(llama / "out").items():
+        difference = (after[name] - before[name]).double()
+        assert torch.allclose(product, difference, atol=1e-6)
+        assert facts["matrices"][name]["energy"] == pytest.approx(
+            float(difference.square().sum()), rel=1e-4
+        )
+    error = tvc.fails("export", "main...merged", "--lora", "--rank", "8", "-o", "../x")
+    assert ".merged" in error
+
+
 def test_what_an_adapter_cannot_hold_is_said(tvc, llama):
     error = tvc.fails("export", "norms", "--lora", "--rank", "4", "-o", "../x")
     assert "there is nothing in it that an adapter could hold, only norms" in error
