@@ -27,6 +27,7 @@ TITLES: Final[Mapping[str, str]] = {
     "startup": "Commands that only look",
     "apollo": "Apollo's steps",
     "tiers": "Frozen context against full passes",
+    "serving": "vLLM on a commit",
 }
 """By name of a group: its title in the results, in their order."""
 
@@ -41,6 +42,7 @@ GROUPS: Final[Mapping[str, str]] = {
     "startup": "startup",
     "apollo": "optimizers",
     "tiers": "tiers",
+    "serving": "serving",
 }
 """By name of a group: the module that has its `rows(work, *, small)`."""
 

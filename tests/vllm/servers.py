@@ -50,7 +50,12 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    *command: object, cwd: Path, log: Path, dtype: str = "float32", **environment: str
+    *command: object,
+    cwd: Path,
+    log: Path,
+    dtype: str = "float32",
+    programs: Path = PROGRAMS,
+    **environment: str,
 ) -> Generator[Running]:
     """Start a command that ends in vLLM's flags, wait until it answers, and stop it at the end."""
     port = free_port()
@@ -62,7 +67,7 @@ def running(
             stdout=said,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}", **environment},
+            env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", **environment},
         )
     found = Running(process, port, log, 0.0)
     try:

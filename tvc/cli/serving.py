@@ -6,6 +6,7 @@ import click
 
 from tvc.cli.completing import complete_revision
 from tvc.cli.lazy import load
+from tvc.cli.live_adapters import load_lora, unload_lora
 from tvc.cli.session import Session, pass_session
 
 __all__ = ["live", "push_live", "serve"]
@@ -119,3 +120,7 @@ def show(session: Session, **options: Any) -> None:
     elsewhere with what the server itself loaded.
     """
     load("tvc.cli.work.serving:live")(session, **options)
+
+
+live.add_command(load_lora)
+live.add_command(unload_lora)

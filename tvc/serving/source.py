@@ -36,7 +36,7 @@ SCHEME: Final = "tvc://"
 """What the name of a model in a repository begins with."""
 
 _AHEAD: Final = 3
-_RECIPE_MARKS: Final = frozenset("+*-( ")
+_RECIPE_MARKS: Final = frozenset("+*( ")
 
 
 class Location(NamedTuple):
