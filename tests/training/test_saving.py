@@ -9,7 +9,13 @@ from transformers import AutoModelForCausalLM
 
 from tvc.models.directory import ModelDirectory
 from tvc.optimizers.differences import Differences
-from tvc.training.saving import CannotSave, check_saving, gathered, write_result
+from tvc.training.saving import (
+    CannotSave,
+    check_saving,
+    current_weights,
+    gathered,
+    write_result,
+)
 
 TEXT = [name for name in ARCHITECTURES if name != "qwen3.5-vision"]
 
@@ -122,3 +128,26 @@ def test_a_difference_that_is_not_finite_is_not_written(tmp_path):
     with pytest.raises(CannotSave, match=r"model\.norm\.weight is no longer finite"):
         write_result(model, deltas, base=base, target=tmp_path / "t", keep_delta="none")
     assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_weights_in_memory_have_the_names_and_bytes_of_what_is_written(tmp_path, name):
+    base, model = saved(tmp_path, name)
+    differences = moved(model)
+    deltas = gathered(model, differences)
+    write_result(model, deltas, base=base, target=tmp_path / "tuned", keep_delta="none")
+    files = ModelDirectory.open(tmp_path / "tuned")
+    now = {weight.name: weight for weight in current_weights(model)}
+    parameters = {each.data_ptr() for each in model.parameters()}
+    # The vision tower is no part of the model that is trained.
+    written = {key: e for key, e in files.entries.items() if not key.startswith("model.visual.")}
+    assert written.keys() <= now.keys()
+    for key, entry in written.items():
+        data = np.empty(entry.spec.nbytes, np.uint8)
+        with files.opened(key) as content:
+            content.read(0, data)
+        assert now[key].spec == entry.spec, key
+        assert np.array_equal(now[key].content, data), key
+    # What is more is a second name of a tied tensor.
+    more = [now[key].content for key in now.keys() - written.keys()]
+    assert {each.ctypes.data for each in more} <= parameters

@@ -122,6 +122,11 @@ FILE: Final = click.Path(path_type=Path)
     show_default=True,
     help="Wait for the server's requests at every push, or write while they run.",
 )
+@click.option(
+    "--live-share",
+    is_flag=True,
+    help="With hogwild, on one machine: write to the memory that the server computes with.",
+)
 @click.option("--live-key", envvar="VLLM_API_KEY", metavar="KEY", help="That server's, if any.")
 @click.option("--no-commit", is_flag=True, help="Leave the tuned model for tvc commit.")
 @click.option("--resume", is_flag=True, help="Go on with the training of NAME that was stopped.")

@@ -25,9 +25,10 @@ from tvc.serving.source import Location, Served, served
 from tvc_store.durable import make_folder, write_errors
 from tvc_store.ids import ObjectId
 
-__all__ = ["NotAttested", "Pushed", "delta_file", "push", "push_delta", "undo_target"]
+__all__ = ["PUSHED", "NotAttested", "Pushed", "delta_file", "push", "push_delta", "undo_target"]
 
-_FOLDER: Final = "live"
+PUSHED: Final = "live"
+"""Folder of a repository's private part, for what a server is to read."""
 
 
 class NotAttested(IntegrityError):
@@ -121,7 +122,7 @@ def push_delta(
         private: The repository's private folder, which the server may read.
         options: `mode` and `undo`.
     """
-    with delta_file(delta, private / _FOLDER) as update:
+    with delta_file(delta, private / PUSHED) as update:
         return _changed(server, serving, delta, {**update, **options}, kind=delta.kind)
 
 

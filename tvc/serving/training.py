@@ -6,7 +6,7 @@ Absent: the training, which knows of no server.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,8 +17,9 @@ from tvc.repository.repository import Repository
 from tvc.serving.attesting import Attested, attest
 from tvc.serving.changing import closed_over_groups
 from tvc.serving.delta import TRAINING, Change, Delta, changed_elements, state_id
-from tvc.serving.pushing import NotAttested, Pushed, push, push_delta
+from tvc.serving.pushing import PUSHED, NotAttested, delta_file, push, push_delta
 from tvc.serving.server import LiveServer, Serving, Unfit
+from tvc.serving.sharing import SharedWeights
 from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import ITEMSIZE, TensorSpec
 from tvc_store.ids import ObjectId, tensor_id
@@ -38,11 +39,13 @@ class Totals:
     Args:
         pushes: How many arrived.
         nbytes: Bytes that travelled.
+        written: Bytes that were written to shared memory.
         seconds: For how long no request was served.
     """
 
     pushes: int = 0
     nbytes: int = 0
+    written: int = 0
     seconds: float = 0.0
 
 
@@ -54,16 +57,26 @@ class LiveTraining:
         repository: Where the training will be committed; the server may read its private folder.
         name: The training's.
         hogwild: Write while it serves.
+        share: Write to the memory that it computes with, which has to be this machine's; nothing
+            but names travels then. With `hogwild` only.
     """
 
     def __init__(
-        self, server: LiveServer, repository: Repository, name: str, *, hogwild: bool = False
+        self,
+        server: LiveServer,
+        repository: Repository,
+        name: str,
+        *,
+        hogwild: bool = False,
+        share: bool = False,
     ) -> None:
         self.server = server
         self.totals = Totals()
         self._repository = repository
         self._label = f"{TRAINING}{name}@"
         self._hogwild = hogwild
+        self._share = share
+        self._shared: SharedWeights | None = None
         self._state = ""
         self._old: dict[str, ByteArray] = {}
 
@@ -89,6 +102,8 @@ class LiveTraining:
             push(self.server, self._repository, commit, hogwild=self._hogwild, on_bytes=on_bytes)
             serving = self.server.describe()
         self._attested(serving)
+        if self._share:
+            self._shared = SharedWeights(self.server, serving)
         self._state = str(serving.raw["state"])
         return before
 
@@ -107,17 +122,17 @@ class LiveTraining:
         for name, spec, content in weights:
             if name in serving.held:
                 new = cast_elements(content, spec.dtype, serving.held[name].dtype)
-                if tensor_id(serving.held[name], new) == serving.ids[name]:
+                if not self._shared and tensor_id(serving.held[name], new) == serving.ids[name]:
                     self._old[name] = np.array(new)
             elif name in needed:
                 entry = serving.raw["unheld"].get(name, {"why": "the server has no such tensor"})
                 raise Unfit(
                     f"{printable(name)} is trained, but {self.server.url} cannot change it:"
                     f" {printable(str(entry['why']))}",
-                    hint="train without --live, and start a server on the commit",
+                    hint="go on without --live: --resume; then start a server on the commit",
                 )
 
-    def push(self, step: int, weights: Weights) -> Pushed:
+    def push(self, step: int, weights: Weights) -> None:
         """Make the server hold the weights of a step.
 
         Args:
@@ -129,19 +144,42 @@ class LiveTraining:
             ServerGone: It stopped answering.
             NotAttested: It holds something else.
         """
-        serving = self.server.describe()
-        if serving.raw["state"] != self._state:
-            raise Unfit(f"{self.server.url} serves {serving.name} now: somebody else changed it")
+        serving = self._unchanged()
         root = str(self._repository.layout.root.resolve())
         label = f"{self._label}{step}"
         delta, new = weights_delta(weights, serving, label=label, repository=root, old=self._old)
-        mode: dict[str, Any] = {"mode": "hogwild" if self._hogwild else "paused", "undo": False}
-        pushed = push_delta(self.server, serving, delta, self._repository.layout.private, mode)
+        if self._shared is None:
+            mode: dict[str, Any] = {"mode": "hogwild" if self._hogwild else "paused", "undo": False}
+            pushed = push_delta(self.server, serving, delta, self._repository.layout.private, mode)
+            # Copies: the training's own memory changes with its next step.
+            self._old |= {name: np.array(content) for name, content in new.items()}
+            self.totals.nbytes += pushed.nbytes
+            self.totals.seconds += pushed.seconds
+        else:
+            self.totals.written += self._shared.write(new)
+            self._tell(delta)
+        self.totals.pushes += 1
         changed = {name: change.id for name, change in delta.changes.items()}
         self._state = state_id(dict(serving.ids) | changed)
-        self._old |= new
-        self._count(pushed)
-        return pushed
+
+    def _tell(self, delta: Delta) -> None:
+        """Tell the server what was written to its memory."""
+        none = np.empty(0, np.uint8)
+        named = {
+            name: Change(change.spec, change.id, none, none.view(np.uint32))
+            for name, change in delta.changes.items()
+        }
+        told = replace(delta, changes=named)
+        with delta_file(told, self._repository.layout.private / PUSHED) as update:
+            self.server.change(
+                {**update, "mode": "shared", "undo": False}, label=f"{delta.label}+hogwild"
+            )
+
+    def release(self) -> None:
+        """Let go of the server's memory, where it is shared."""
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
 
     def finish(self, commit: str, on_bytes: Callable[[int], None] = lambda _: None) -> Attested:
         """Make the server the commit that the training ended in, paused in either mode.
@@ -156,18 +194,23 @@ class LiveTraining:
             What came of comparing every tensor with the commit's.
 
         Raises:
-            Unfit: The server refused.
+            Unfit: The server refused, or somebody else changed it.
             ServerGone: It stopped answering.
             NotAttested: It holds something else.
         """
         self._old.clear()
-        self._count(push(self.server, self._repository, commit, on_bytes=on_bytes))
-        return self._attested(self.server.describe())
-
-    def _count(self, pushed: Pushed) -> None:
-        self.totals.pushes += 1
+        self.release()
+        self._unchanged()
+        pushed = push(self.server, self._repository, commit, on_bytes=on_bytes)
         self.totals.nbytes += pushed.nbytes
         self.totals.seconds += pushed.seconds
+        return self._attested(self.server.describe())
+
+    def _unchanged(self) -> Serving:
+        serving = self.server.describe()
+        if serving.raw["state"] != self._state:
+            raise Unfit(f"{self.server.url} serves {serving.name} now: somebody else changed it")
+        return serving
 
     def _attested(self, serving: Serving) -> Attested:
         found = attest(self.server, serving, self._repository.layout.root)
@@ -200,7 +243,8 @@ def weights_delta(
             elements.
 
     Returns:
-        The delta; and name → bytes of what it changes.
+        The delta; and name → bytes of what it changes. Both lie in the weights' own memory where
+        they could.
 
     Raises:
         Unfit: A tensor has another shape there.
@@ -216,8 +260,7 @@ def weights_delta(
         cast = cast_elements(content, spec.dtype, held.dtype)
         identity = tensor_id(held, cast)
         if identity != serving.ids[name]:
-            # A copy: the training's own memory changes with its next step.
-            changed[name] = np.array(cast)
+            changed[name] = cast
             changes[name] = _change(held, identity, old.get(name), changed[name])
     closed = closed_over_groups(changes, serving.raw["groups"], serving.held, serving.ids)
     before = str(serving.raw["state"])

@@ -32,7 +32,7 @@ BACKEND: Final = "tvc"
 RPC: Final = "tvc_live"
 """The name under which a worker answers."""
 
-_MODES: Final = ("paused", "hogwild")
+_MODES: Final = ("paused", "hogwild", "shared")
 
 
 @dataclass
@@ -50,7 +50,8 @@ class TvcUpdate(WeightTransferUpdateInfo):
         kind: `dense` or `sparse`.
         repository: A repository, instead of a file.
         commit: A full hash of it.
-        mode: `paused`, or `hogwild` to write beside the serving.
+        mode: `paused`; `hogwild` to write beside the serving; or `shared` where the sender wrote
+            already, and says what.
         undo: Whether this is a step back to what was served before.
     """
 
@@ -133,6 +134,9 @@ class TvcTransferEngine(WeightTransferEngine[TvcInit, TvcUpdate]):
             root = self._allowed(update_info.repository)
             with served(Location(root, update_info.commit)) as target:
                 delta = delta_to(target, live.describe(), repository=str(root))
+        if update_info.mode == "shared":
+            live.note(delta)
+            return
         live.apply(delta, hogwild=update_info.mode == "hogwild", undo=update_info.undo is True)
 
     def _held(self) -> list[Any]:
@@ -155,7 +159,7 @@ def answer(worker: Any, action: str, names: list[str] | None = None) -> dict[str
 
     Args:
         worker: vLLM's.
-        action: `describe`, `digests` (of `names`), or `wait`.
+        action: `describe`, `digests` (of `names`), `wait`, or `share`.
         names: Tensors.
 
     Returns:
@@ -171,6 +175,8 @@ def answer(worker: Any, action: str, names: list[str] | None = None) -> dict[str
             )
         if action == "digests":
             return {"digests": engine.live.digests(names or [])}
+        if action == "share":
+            return engine.live.share()
         if action == "wait":
             engine.live.wait()
         return engine.live.describe() | {"roots": [str(root) for root in engine.roots]}

@@ -6,7 +6,7 @@ or HTTP.
 """
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,11 +17,13 @@ from tvc.domain.errors import StateError
 from tvc.domain.names import printable
 from tvc.serving.delta import TRAINING, BadDelta, Change, Delta, state_id
 from tvc.vllm.holding import TORCH_DTYPES, LoadRecord, NotHeld, content_id
+from tvc.vllm.sharing import SharedParameters
 from tvc_store.ids import ObjectId
 
 __all__ = ["LiveModel", "Origin", "WrongServer"]
 
 _SHOWN: Final = 3
+_UNFINISHED: Final = "+unfinished"
 
 
 class WrongServer(StateError):
@@ -57,6 +59,8 @@ class _Forwards:
     torn: int = 0
     writes: int = 0
     """Odd while somebody writes."""
+    others: Callable[[], int] = lambda: 0
+    """The same, of a process that shares the memory; never both at a time."""
     began: int = 0
     handles: list[Any] = field(default_factory=list[Any])
 
@@ -68,11 +72,11 @@ class _Forwards:
             ]
 
     def _begin(self, *_: object) -> None:
-        self.began = self.writes
+        self.began = self.writes + self.others()
 
     def _end(self, *_: object) -> None:
         self.done += 1
-        self.torn += self.began % 2 == 1 or self.began != self.writes
+        self.torn += self.began % 2 == 1 or self.began != self.writes + self.others()
 
 
 class LiveModel:
@@ -110,6 +114,8 @@ class LiveModel:
         self._writer: threading.Thread | None = None
         self._groups = record.groups()
         self._undoes = False
+        self._shared: SharedParameters | None = None
+        self._told = 0
 
     @property
     def state(self) -> str:
@@ -123,6 +129,7 @@ class LiveModel:
 
     def describe(self) -> dict[str, Any]:
         """Return what a client has to know, as plain values."""
+        self._catch_up()
         specs = {name: self._record.tensors[name].held_spec for name in self.ids}
         return {
             **self.origin.as_words(),
@@ -163,12 +170,17 @@ class LiveModel:
             undo: It is a step back, and what is served now is not remembered.
 
         Raises:
-            StateError: Another change is being written.
+            StateError: Another change is being written, or a training shares the memory.
             BadDelta: It is for another state, breaks a group, or does not give what it announces;
                 nothing was changed.
         """
         if self.is_writing:
             raise StateError("another change is being written", hint="try again when it is done")
+        if self._shared is not None and self._shared.is_attached:
+            raise StateError(
+                "a training writes to the weights of the server", hint="wait until it is done"
+            )
+        self._catch_up()
         self.failed = ""
         self._check(delta)
         staged = {name: self._staged(name, change) for name, change in delta.changes.items()}
@@ -194,6 +206,57 @@ class LiveModel:
             self._writer = None
         if self.failed:
             raise BadDelta(self.failed)
+
+    def share(self) -> dict[str, Any]:
+        """Let a process of this user's and machine's write to the weights, while they are served.
+
+        Returns:
+            What it has to know, as plain values.
+
+        Raises:
+            CannotShare: They cannot be shared.
+            StateError: A change is being written.
+        """
+        if self.is_writing:
+            raise StateError("another change is being written", hint="try again when it is done")
+        if self._shared is None:
+            self._shared = SharedParameters(self._model, self._record)
+            self.forwards.others = lambda: shared.writes
+            shared = self._shared
+        self.forwards.watch(self._model)
+        self._catch_up()
+        return self._shared.describe(self._record, self.ids)
+
+    def note(self, delta: Delta) -> None:
+        """Take over what a training says that it wrote to the shared weights.
+
+        It is not read back here, since that would take longer than the writing did: `digests` does.
+
+        Args:
+            delta: With ids, but no values.
+
+        Raises:
+            StateError: Nobody shares the weights.
+            BadDelta: It is for another state, or breaks a group.
+        """
+        if self._shared is None or not self._shared.is_attached:
+            raise StateError("no training shares the weights of the server")
+        self.failed = ""
+        self._check(delta)
+        self._told = self._shared.writes
+        self._undoes, self.hogwild = False, True
+        self._settle(delta)
+
+    def _catch_up(self) -> None:
+        """Read what is held, where a training that shared it ended without saying what it wrote."""
+        shared = self._shared
+        if shared is None or shared.writes == self._told or shared.is_attached:
+            return
+        shared.end_writing()
+        self._told = shared.writes
+        self.ids = {name: content_id(self._record.read(name)) for name in self.ids}
+        label = f"{self.origin.label.removesuffix(_UNFINISHED)}{_UNFINISHED}"
+        self.origin = Origin(label, repository=self.origin.repository)
 
     def _check(self, delta: Delta) -> None:
         if delta.before != self.state:
@@ -242,6 +305,9 @@ class LiveModel:
             raise BadDelta(f"{error}; what was written was put back") from error
         finally:
             self.forwards.writes += 1
+        self._settle(delta)
+
+    def _settle(self, delta: Delta) -> None:
         self.ids |= {name: change.id for name, change in delta.changes.items()}
         if self._undoes:
             del self.before[-1:]

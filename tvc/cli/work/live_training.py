@@ -64,6 +64,7 @@ class Follower:
                 self._live.push(step, weights())
             except (TvcError, OSError) as error:
                 self._failed = True
+                self._live.release()
                 self._session.note(f"step {step}: no more is pushed: {_words(error)}")
 
     def finish(self, commit: str) -> None:
@@ -83,8 +84,9 @@ class Follower:
         totals = self._live.totals
         self._session.say(
             f"  {url} serves it: {len(attested.equal)} tensors read back and equal;"
-            f" {totals.pushes} pushes, {format_bytes(totals.nbytes)} travelled, no request was"
-            f" served for {totals.seconds:.2f} s in all"
+            f" {totals.pushes} pushes, {format_bytes(totals.nbytes)} travelled, "
+            + (f"{format_bytes(totals.written)} written in place, " if totals.written else "")
+            + f"no request was served for {totals.seconds:.2f} s in all"
         )
 
 
@@ -101,7 +103,7 @@ def follower(
         options: The command's.
 
     Raises:
-        UsageError: Several processes train.
+        UsageError: Several processes train, or what is asked does not go together.
         TvcError: The server cannot follow.
     """
     task = run.task() if run.is_prepared and options["data"] is None else None
@@ -109,7 +111,10 @@ def follower(
         raise click.UsageError("--live: among several processes none has all weights to push")
     commit = task.origin if task else repository.git.resolve(options["origin"])
     server = LiveServer(options["live"], options["live_key"])
-    live = LiveTraining(server, repository, name, hogwild=options["live_mode"] == "hogwild")
+    hogwild, share = options["live_mode"] == "hogwild", options["live_share"]
+    if share and not hogwild:
+        raise click.UsageError("--live-share: with --live-mode hogwild")
+    live = LiveTraining(server, repository, name, hogwild=hogwild, share=share)
     with count_progress(session, "comparing") as on_bytes:
         try:
             before = live.begin(commit, on_bytes)

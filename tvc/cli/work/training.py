@@ -49,7 +49,7 @@ _TEMPLATES_OWN: Final = frozenset(["add_generation_prompt", "documents", "messag
 _ANSWERS_AT_ONCE: Final = 16
 _LOOK_SECONDS: Final = 0.2
 _RESUMABLE: Final = frozenset(["name", "origin", "message", "no_commit", "resume", "suite"])
-_LIVE: Final = frozenset(["live", "live_every", "live_mode", "live_key"])
+_LIVE: Final = frozenset(["live", "live_every", "live_mode", "live_share", "live_key"])
 
 
 class TrainingFailed(StateError):
