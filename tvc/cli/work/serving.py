@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,14 @@ def serve(
         return
     command(str(root))  # what is wrong with the flags is said before anything is written
     state = repository.state_at(commit)
-    with (
-        count_progress(session, "checking out") as on_bytes,
-        served_folder(repository.layout, state, commit=commit, on_bytes=on_bytes) as found,
-    ):
-        folder, written = found
-    if written:
-        session.note(f"checked out {format_bytes(written.nbytes)} into {folder}")
-    _start(session, command(str(folder)), dry_run=dry_run)
+    with ExitStack() as stack:  # which never ends where vLLM starts: the folder stays locked
+        with count_progress(session, "checking out") as on_bytes:
+            folder, written = stack.enter_context(
+                served_folder(repository.layout, state, commit=commit, on_bytes=on_bytes)
+            )
+        if written:
+            session.note(f"checked out {format_bytes(written.nbytes)} into {folder}")
+        _start(session, command(str(folder)), dry_run=dry_run)
 
 
 def _start(session: Session, command: Command, *, dry_run: bool) -> None:
