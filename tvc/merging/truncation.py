@@ -5,7 +5,7 @@ are had from the eigenvectors of the smaller Gram matrix, in float64: onto what 
 matrix itself is projected. An eigenvector is wrong only in directions whose share of the energy is
 below the rounding of float64, so what is kept is the best there is to about 1e-15 of the energy,
 and all of them together span everything, however small the last singular values are. A
-decomposition of the matrix itself took four to ten times as long (2026-11-20, 1024 x 3072 and
+decomposition of the matrix itself took two to five times as long (2026-11-20, 1024 x 3072 and
 2048 x 2048, one thread of torch 2.13 with MKL). Random projections are absent: they are quicker
 yet, and what they lose depends on the draw.
 
