@@ -92,7 +92,7 @@ def folder_of(bench: Bench, revision: str):
         bench.repository.layout,
         state,
         commit=bench.repository.git.resolve(revision),
-        on_bytes=lambda _: None,
+        on_plan=lambda _: lambda _: None,
     )
 
 
@@ -118,7 +118,7 @@ def test_what_the_process_becomes_keeps_it(bench):
         "from tvc.serving.starting import served_folder\n"
         "found = Repository.open(Path(sys.argv[1]))\n"
         "state = found.state_at('HEAD')\n"
-        "with served_folder(found.layout, state, commit='', on_bytes=lambda _: None) as (at, _):\n"
+        "with served_folder(found.layout, state, commit='', on_plan=lambda _: lambda _: None) as (at, _):\n"
         "    print(at, flush=True)\n"
         "    os.execv(sys.executable, [sys.executable, '-c', 'input()'])\n"
     )

@@ -36,7 +36,7 @@ def attest(
     serving: Serving,
     root: Path | None,
     *,
-    on_bytes: Callable[[int], None] = lambda _: None,
+    on_plan: Callable[[int], Callable[[int], None]] = lambda _: lambda _: None,
 ) -> Attested:
     """Have a server's tensors read back, and compare them.
 
@@ -44,13 +44,14 @@ def attest(
         server: It.
         serving: What it says it serves.
         root: A repository that may have the commit; None for none.
-        on_bytes: Called with the bytes of tensors that were compared.
+        on_plan: Told of the bytes that are compared, returns what is told of every tensor's.
 
     Raises:
         EndpointFailed: The server does not answer.
     """
+    on_bytes = on_plan(2 * serving.nbytes)
     expected, with_commit = _expected(serving, root, on_bytes)
-    found = server.digests(serving)
+    found = server.digests(serving, on_bytes=on_bytes)
     wrong = {
         name: f"is {found.get(name, 'not there')}"
         for name in serving.held

@@ -69,7 +69,7 @@ def push(
     from_store: bool = False,
     hogwild: bool = False,
     undo: bool = False,
-    on_bytes: Callable[[int], None] = lambda _: None,
+    on_plan: Callable[[int], Callable[[int], None]] = lambda _: lambda _: None,
 ) -> Pushed:
     """Make a server serve a commit or a recipe.
 
@@ -81,7 +81,7 @@ def push(
         from_store: Let the server read the repository, instead of a file with what differs.
         hogwild: Write while it serves.
         undo: Count it as a step back.
-        on_bytes: Called with the bytes of tensors that were looked at.
+        on_plan: Told of the bytes that are compared, returns what is told of every tensor's.
 
     Raises:
         Unfit: The server refused; it serves what it served.
@@ -95,7 +95,12 @@ def push(
         target = stack.enter_context(served(Location(root, revision)))
         old = stack.enter_context(_old(root, serving))
         delta = delta_to(
-            target, serving.raw, repository=str(root), old=old, kind=kind, on_bytes=on_bytes
+            target,
+            serving.raw,
+            repository=str(root),
+            old=old,
+            kind=kind,
+            on_bytes=on_plan(serving.nbytes),
         )
     options: dict[str, Any] = {"mode": "hogwild" if hogwild else "paused", "undo": undo}
     if not from_store:

@@ -8,7 +8,7 @@ Absent: what to change.
 import http.client
 import json
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -113,7 +113,9 @@ class LiveServer:
         """
         return _serving(self._call("wait"))
 
-    def digests(self, serving: Serving) -> dict[str, str]:
+    def digests(
+        self, serving: Serving, *, on_bytes: Callable[[int], None] = lambda _: None
+    ) -> dict[str, str]:
         """Have every tensor read back, some at a time, between which the server serves.
 
         Returns:
@@ -121,6 +123,7 @@ class LiveServer:
         """
         found: dict[str, str] = {}
         for names in _portions(serving.held):
+            on_bytes(sum(serving.held[name].nbytes for name in names))
             answer = self._call("digests", names).get("digests")
             if not isinstance(answer, dict):
                 raise EndpointFailed(f"{self.url} answered without digests")

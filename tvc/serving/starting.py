@@ -107,7 +107,12 @@ def serve_command(
 
 @contextmanager
 def served_folder(
-    layout: Layout, state: State, *, commit: str, on_bytes: Callable[[int], None], workers: int = 2
+    layout: Layout,
+    state: State,
+    *,
+    commit: str,
+    on_plan: Callable[[int], Callable[[int], None]],
+    workers: int = 2,
 ) -> Generator[tuple[Path, Written | None]]:
     """Yield a folder with a model; it is kept while this context or its process's heir lasts.
 
@@ -115,7 +120,7 @@ def served_folder(
         layout: The repository.
         state: Whose recipe is evaluated.
         commit: Full hash.
-        on_bytes: Called with the bytes of every tensor written.
+        on_plan: Told of the bytes that will be written, returns what is told of every tensor's.
         workers: Tensors at a time.
 
     Yields:
@@ -133,6 +138,7 @@ def served_folder(
         with Lock.shared(place.with_suffix(_LOCK)) as lock:
             written = None
             if not place.is_dir():
+                on_bytes = on_plan(planned.work_bytes)
                 written = planned.write(
                     place, title="model", shard_size=SHARD_BYTES, on_bytes=on_bytes
                 )

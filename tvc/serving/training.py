@@ -99,7 +99,13 @@ class LiveTraining:
         serving, before = self.server.describe(), ""
         if serving.commit != commit and not serving.label.startswith(self._label):
             before = serving.commit[:_SHORT] or serving.name
-            push(self.server, self._repository, commit, hogwild=self._hogwild, on_bytes=on_bytes)
+            push(
+                self.server,
+                self._repository,
+                commit,
+                hogwild=self._hogwild,
+                on_plan=lambda _: on_bytes,
+            )
             serving = self.server.describe()
         self._attested(serving)
         if self._share:
@@ -201,7 +207,7 @@ class LiveTraining:
         self._old.clear()
         self.release()
         self._unchanged()
-        pushed = push(self.server, self._repository, commit, on_bytes=on_bytes)
+        pushed = push(self.server, self._repository, commit, on_plan=lambda _: on_bytes)
         self.totals.nbytes += pushed.nbytes
         self.totals.seconds += pushed.seconds
         return self._attested(self.server.describe())

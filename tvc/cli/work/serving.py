@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tvc.cli.progress import count_progress, format_bytes
+from tvc.cli.progress import format_bytes, progress_of
 from tvc.cli.session import Session
 from tvc.domain.errors import IntegrityError
 from tvc.domain.names import printable
@@ -54,9 +54,9 @@ def serve(
     command(str(root))  # what is wrong with the flags is said before anything is written
     state = repository.state_at(commit)
     with ExitStack() as stack:  # which never ends where vLLM starts: the folder stays locked
-        with count_progress(session, "checking out") as on_bytes:
+        with progress_of(session, "checking out") as on_plan:
             folder, written = stack.enter_context(
-                served_folder(repository.layout, state, commit=commit, on_bytes=on_bytes)
+                served_folder(repository.layout, state, commit=commit, on_plan=on_plan)
             )
         if written:
             session.note(f"checked out {format_bytes(written.nbytes)} into {folder}")
@@ -94,7 +94,7 @@ def push_live(
     repository = session.repository()
     server = LiveServer(url, api_key, timeout)
     target = undo_target(server.describe()) if undo else revision or "HEAD"
-    with count_progress(session, "comparing") as on_bytes:
+    with progress_of(session, "comparing") as on_plan:
         pushed = push(
             server,
             repository,
@@ -103,7 +103,7 @@ def push_live(
             from_store=from_store,
             hogwild=mode == "hogwild",
             undo=undo,
-            on_bytes=on_bytes,
+            on_plan=on_plan,
         )
     if as_json:
         click.echo(json.dumps(_facts_of_push(pushed, mode), indent=2))
@@ -157,8 +157,8 @@ def live(
     paused = server.is_paused
     repository = _repository(session)
     root = repository.layout.root if repository else None
-    with count_progress(session, "comparing") as on_bytes:
-        attested = attest(server, serving, root, on_bytes=on_bytes)
+    with progress_of(session, "comparing") as on_plan:
+        attested = attest(server, serving, root, on_plan=on_plan)
     if as_json:
         click.echo(json.dumps(_facts(serving, attested, paused=paused), indent=2))
     else:
