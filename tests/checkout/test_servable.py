@@ -177,6 +177,18 @@ def test_prefixes_that_vllm_takes():
     )
 
 
+def test_bert_as_it_was_once_named():
+    once = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): shape
+        for name, shape in shapes_of(BERT).items()
+    }
+    assert once.keys() != shapes_of(BERT).keys()
+    assert check(BERT, once)
+    assert "gamma is missing" in refusal(BERT, without(once, "embeddings.LayerNorm.gamma"))
+
+
 def test_what_is_fused_already():
     at = "model.layers.0.linear_attn"
     parts = [f"{at}.in_proj_qkv.weight", f"{at}.in_proj_z.weight"]

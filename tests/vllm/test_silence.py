@@ -193,6 +193,17 @@ def test_names_that_vllm_takes_as_well(tmp_path, capsys):
     assert folder.checked_out(capsys) == (0, "")
 
 
+def test_bert_as_it_was_once_named(tmp_path, capsys):
+    folder = Folder(tmp_path / "model", "bert")
+    with engines.fresh_engine(folder.path) as engine:
+        plain = engines.embedded(engine)
+    folder.change(renamed(r"LayerNorm\.weight$", "LayerNorm.gamma"))
+    folder.change(renamed(r"LayerNorm\.bias$", "LayerNorm.beta"))
+    with engines.fresh_engine(folder.path) as engine:
+        assert torch.equal(engines.embedded(engine), plain)
+    assert folder.checked_out(capsys) == (0, "")
+
+
 def test_a_way_out(tmp_path, capsys):
     folder = Folder(tmp_path / "model", "llama").change(without(DOWN))
     assert folder.checked_out(capsys, "--unservable") == (0, "")

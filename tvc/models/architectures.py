@@ -196,7 +196,7 @@ def _qwen3_moe(c: Reading) -> Expected:
             return found | experts(c, f"{at}.mlp", shared=False)
         return found | mlp(c, f"{at}.mlp", c.size("intermediate_size"))
 
-    body = decoder(c, layer, tensors_each=c.experts)
+    body = decoder(c, layer, modules_each=c.experts)
     tied = c.flag("tie_word_embeddings")
     return _with_head(c, body, tied=tied, unserved=_OUTPUT_BIAS)
 
@@ -238,7 +238,7 @@ def _qwen3_next(c: Reading) -> Expected:
             return found | experts(c, f"{at}.mlp", shared=True)
         return found | mlp(c, f"{at}.mlp", c.size("intermediate_size"))
 
-    body = decoder(c, layer, tensors_each=c.experts)
+    body = decoder(c, layer, modules_each=c.experts)
     tied = c.flag("tie_word_embeddings")
     found = _with_head(c, body, tied=tied, unserved=_ATTENTION_BIASES, unused=("mtp.",))
     # vLLM's class does not look at what ties the output layer: it has to be there.
@@ -255,7 +255,7 @@ def _qwen3_5_body(c: Reading, at: str, *, sparse: bool, fused: bool = False) -> 
             return found | experts(c, f"{here}.mlp", shared=True, fused=fused)
         return found | mlp(c, f"{here}.mlp", c.size("intermediate_size"))
 
-    return decoder(c, layer, at=at, tensors_each=c.experts if sparse else 1)
+    return decoder(c, layer, at=at, modules_each=c.experts if sparse else 1)
 
 
 def _qwen3_5(c: Reading, *, sparse: bool) -> Expected:
@@ -342,7 +342,18 @@ def _bert(c: Reading) -> Expected:
         found |= linear(f"{at}.output.dense", width, inner, bias=True)
         found |= norm(f"{at}.attention.output") | norm(f"{at}.output")
     # An embedding is taken before the pooler, and positions are counted.
-    return Expected(found, unused=("pooler.dense.", "embeddings.position_ids"))
+    unused = ("pooler.dense.", "embeddings.position_ids")
+    return Expected(found, unused=unused, others=(Expected(_as_once(found), unused=unused),))
+
+
+def _as_once(shapes: Shapes) -> Shapes:
+    """Return BERT's names as they were before there was PyTorch."""
+    words = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    found: Shapes = {}
+    for name, shape in shapes.items():
+        now = next((word for word in words if name.endswith(word)), "")
+        found[name.removesuffix(now) + words.get(now, "")] = shape
+    return found
 
 
 ARCHITECTURES: Final[Mapping[str, Callable[[Reading], Expected]]] = MappingProxyType(

@@ -29,8 +29,8 @@ Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
 """Tensor name → shape."""
 
-_MOST_TENSORS: Final = 1_000_000
-"""More than any model has; a configuration that says more is not worth a list."""
+_MOST_MODULES: Final = 100_000
+"""More layers times experts than any model has: a configuration that says more is not believed."""
 
 
 class Unsaid(Exception):
@@ -87,10 +87,10 @@ class Reading:
         """The number of experts, by either of the names that transformers has given it."""
         return self.size("num_experts" if "num_experts" in self.said else "num_local_experts")
 
-    def layers(self, tensors_each: int = 1) -> range:
-        """Return the numbers of the layers, if so many tensors in each are not beyond reason."""
+    def layers(self, modules_each: int = 1) -> range:
+        """Return the numbers of the layers, if so many modules in each are not beyond reason."""
         count = self.size("num_hidden_layers")
-        if count * tensors_each > _MOST_TENSORS:
+        if count * modules_each > _MOST_MODULES:
             raise Unsaid("num_hidden_layers")
         return range(count)
 
@@ -203,14 +203,14 @@ def decoder(
     *,
     at: str = "model",
     norms: tuple[str, ...] = AROUND,
-    tensors_each: int = 1,
+    modules_each: int = 1,
 ) -> Shapes:
     """Name the tensors of a decoder without its head; `layer` those of one layer but its norms."""
     found: Shapes = {
         f"{at}.embed_tokens.weight": (c.size("vocab_size"), c.hidden),
         f"{at}.norm.weight": (c.hidden,),
     }
-    for number in c.layers(tensors_each):
+    for number in c.layers(modules_each):
         here = f"{at}.layers.{number}"
         found |= _norms(c, here, *norms) | layer(number, here)
     return found
@@ -231,7 +231,7 @@ def vision_tower(c: Reading) -> Shapes:
     found |= linear(f"{at}.merger.linear_fc1", joined, joined, bias=True)
     found |= linear(f"{at}.merger.linear_fc2", c.size("out_hidden_size"), joined, bias=True)
     depth = c.size("depth")
-    if depth > _MOST_TENSORS:
+    if depth > _MOST_MODULES:
         raise Unsaid("depth")
     for number in range(depth):
         here = f"{at}.blocks.{number}"
