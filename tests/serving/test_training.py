@@ -362,9 +362,10 @@ os._exit(9)
         client = LiveServer(server.url)
         share = server.live.share
         server.live.share = lambda: alter(share())
-        with pytest.raises(Unfit, match=words):
+        with pytest.raises(Unfit, match=words) as failed:
             SharedWeights(client, client.describe())
         del server.live.share
+        assert failed.value.__traceback__  # which holds what was mapped
         # Nothing is left open that would keep others out.
         SharedWeights(client, client.describe()).close()
 

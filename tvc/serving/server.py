@@ -288,6 +288,8 @@ def _serving(raw: dict[str, Any]) -> Serving:
             not isinstance(each, dict) for each in (unheld, *before)
         ):
             raise TypeError("groups or tensors of another form")
+        if any(type(raw["forwards"][count]) is not int for count in ("done", "torn")):
+            raise TypeError("counts that are none")
     except (KeyError, TypeError, AttributeError, StoreError) as error:
         raise InputError(
             f"the server does not say what it serves: {printable(str(error))}"

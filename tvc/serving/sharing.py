@@ -74,7 +74,7 @@ class SharedWeights:
                 raise Unfit(f"{server.url} is on another machine: its memory is not here")
             self._pieces = _pieces(raw, serving, size)
         except BaseException:
-            os.close(self._fd)
+            _let_go(self._fd)
             raise
         self._held = dict(serving.held)
         self._counter = np.frombuffer(self._memory, np.uint64, 1, COUNTER_AT)
@@ -101,9 +101,7 @@ class SharedWeights:
 
     def close(self) -> None:
         """Let go of the memory; the server knows then that nobody writes to it any more."""
-        del self._counter
-        self._memory.close()
-        os.close(self._fd)
+        _let_go(self._fd)
 
     def _put(self, piece: _Piece, given: NDArray[Any]) -> int:
         width = given.itemsize
@@ -152,6 +150,12 @@ def _opened(raw: Mapping[str, Any], url: str) -> int:
         os.close(fd)
         raise Unfit(f"another training writes to the memory of {url}") from None
     return fd
+
+
+def _let_go(fd: int) -> None:
+    """Unlock and close a file; what is mapped of it goes with the last that looks at it."""
+    fcntl.flock(fd, fcntl.LOCK_UN)  # by itself: the mapping has a descriptor of its own
+    os.close(fd)
 
 
 def _pieces(raw: Mapping[str, Any], serving: Serving, size: int) -> dict[str, list[_Piece]]:

@@ -41,12 +41,16 @@ class Totals:
         nbytes: Bytes that travelled.
         written: Bytes that were written to shared memory.
         seconds: For how long no request was served.
+        torn: Forwards that saw weights of two models, of `forwards`; counted in mode hogwild.
+        forwards: See `torn`.
     """
 
     pushes: int = 0
     nbytes: int = 0
     written: int = 0
     seconds: float = 0.0
+    torn: int = 0
+    forwards: int = 0
 
 
 class LiveTraining:
@@ -111,6 +115,8 @@ class LiveTraining:
         if self._share:
             self._shared = SharedWeights(self.server, serving)
         self._state = str(serving.raw["state"])
+        counted = serving.raw["forwards"]
+        self.totals.torn, self.totals.forwards = -counted["torn"], -counted["done"]
         return before
 
     def check(self, weights: Weights, *, needed: Collection[str]) -> None:
@@ -163,10 +169,11 @@ class LiveTraining:
             self.totals.seconds += pushed.seconds
         else:
             self.totals.written += self._shared.write(new)
-            self._tell(delta)
-        self.totals.pushes += 1
         changed = {name: change.id for name, change in delta.changes.items()}
         self._state = state_id(dict(serving.ids) | changed)
+        if self._shared is not None:
+            self._tell(delta)
+        self.totals.pushes += 1
 
     def _tell(self, delta: Delta) -> None:
         """Tell the server what was written to its memory."""
@@ -210,6 +217,8 @@ class LiveTraining:
         pushed = push(self.server, self._repository, commit, on_plan=lambda _: on_bytes)
         self.totals.nbytes += pushed.nbytes
         self.totals.seconds += pushed.seconds
+        self.totals.torn += pushed.torn
+        self.totals.forwards += pushed.forwards
         return self._attested(self.server.describe())
 
     def _unchanged(self) -> Serving:

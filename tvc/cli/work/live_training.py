@@ -40,7 +40,7 @@ class Follower:
         self._session = session
         self._live = live
         self._every = every
-        self._begun = False
+        self._last: int | None = None
         self._failed = False
 
     def follow(self, run: Run, step: int, weights: Callable[[], Iterator[Weight]]) -> None:
@@ -54,12 +54,12 @@ class Follower:
         Raises:
             Unfit: The server cannot follow this training; no step was made yet.
         """
-        if not self._begun:
+        if self._last is None:
             base = ModelDirectory.open(run.base)
             needed = base.entries.keys() - tied_names(base.config, base.entries).keys()
             self._live.check(weights(), needed=needed)
-            self._begun = True
-        elif not self._failed and (step % self._every == 0 or step == run.task().settings.steps):
+            self._last = run.task().settings.steps
+        elif not self._failed and (step % self._every == 0 or step == self._last):
             try:
                 self._live.push(step, weights())
             except (TvcError, OSError) as error:
@@ -88,6 +88,10 @@ class Follower:
             + (f"{format_bytes(totals.written)} written in place, " if totals.written else "")
             + f"no request was served for {totals.seconds:.2f} s in all"
         )
+        if totals.forwards:
+            self._session.say(
+                f"  {totals.torn} of {totals.forwards} forwards meanwhile saw weights of two steps"
+            )
 
 
 def follower(
