@@ -36,6 +36,8 @@ def pytest_pycollect_makemodule(module_path, parent):
 
 def pytest_configure(config):
     """Set what vLLM reads when it is imported; servers that tests start inherit it."""
+    if _REASON is not None:
+        return
     cache = config.stash[_CACHE] = tempfile.TemporaryDirectory(prefix="vllm-cache-")
     os.environ |= {
         "DO_NOT_TRACK": "1",
@@ -50,7 +52,8 @@ def pytest_configure(config):
 
 
 def pytest_unconfigure(config):
-    config.stash[_CACHE].cleanup()
+    if _CACHE in config.stash:
+        config.stash[_CACHE].cleanup()
 
 
 @pytest.hookimpl(tryfirst=True)
