@@ -1,7 +1,8 @@
 """Tests against a real vLLM: they run in an environment of its own, and are skipped elsewhere.
 
 `scripts/vllm_environment.sh VERSION FOLDER` makes one; then FOLDER/bin/python -m pytest tests/vllm.
-Tests import vLLM inside functions: it takes half a minute, and warns, which only there is no error.
+Where vLLM is installed, warnings are no errors. Tests import it inside functions, where they can: it
+takes half a minute.
 """
 
 import importlib.util
@@ -38,6 +39,8 @@ def pytest_configure(config):
     """Set what vLLM reads when it is imported; servers that tests start inherit it."""
     if _REASON is not None:
         return
+    # Warnings of vLLM and its libraries are not ours to mend.
+    config.addinivalue_line("filterwarnings", "ignore")
     cache = config.stash[_CACHE] = tempfile.TemporaryDirectory(prefix="vllm-cache-")
     os.environ |= {
         "DO_NOT_TRACK": "1",
@@ -62,5 +65,3 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.vllm)
-            # Warnings of vLLM and its libraries are not ours to mend.
-            item.add_marker(pytest.mark.filterwarnings("ignore"))
