@@ -8,8 +8,9 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,13 +19,16 @@ from safetensors.torch import load_file, save_file
 from tests.benchmarks.measuring import Measured, Sample, in_turns, megabytes, ratio_row
 from tests.benchmarks.setting import Setting, setting_of, size_of
 from tests.benchmarks.table import Row, not_measured
-from tests.vllm.servers import Running, running
+from tests.vllm.servers import Load, Running, running, under_load
 
 __all__ = ["rows"]
 
 VERSION = "0.32.0"
 _ROOT = Path(__file__).parents[2]
 _CHANGED = 0.01
+_PROMPTS = [[1 + (13 * i + 7 * j) % 1000 for j in range(8 + i)] for i in range(8)]
+_TOKENS = 24
+_PUSHES = 4
 _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
@@ -101,7 +105,9 @@ def _rows(setting: Setting, repository: Path, programs: Path, *, runs: int) -> l
     whole = size_of(places["out"])
     with start(tvc, "serve", "main", "--stream", "--") as server:
         switched, paused, told = _switched(tvc, repository, server, runs=runs)
+        loads = {mode: _under_load(tvc, repository, server, mode) for mode in ("paused", "hogwild")}
     return [
+        *_load_rows(loads),
         ratio_row("start of vLLM from tvc:// against checkout and start", got["tvc://"], got["checkout"], "wall"),
         ratio_row("start of vLLM from tvc:// against from a folder that is there", got["tvc://"], got["folder"], "wall"),
         _bytes("Bytes written to start vLLM: tvc:// against checkout", beside, whole),
@@ -146,6 +152,70 @@ def _switched(
         {name: Measured(tuple(each)) for name, each in pauses.items()},
         told,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What came of requests while commits were pushed.
+
+    Args:
+        load: The requests.
+        seconds: How long there were some.
+        torn: Forwards during which weights were written, of `forwards`.
+        forwards: See `torn`.
+    """
+
+    load: Load
+    seconds: float
+    torn: int
+    forwards: int
+
+
+def _under_load(tvc: Path, repository: Path, server: Running, mode: str) -> _Loaded:
+    """Push all weights to and fro while four clients ask without a break."""
+    before = server.live.describe().raw["forwards"]
+    began = time.perf_counter()
+    with under_load(server.port, _PROMPTS, tokens=_TOKENS) as load:
+        for name in ("t1", "main") * _PUSHES:
+            command = [tvc, "-q", "push-live", server.url, name, "--mode", mode]
+            subprocess.run(command, cwd=repository, check=True)
+    seconds = time.perf_counter() - began
+    after = server.live.describe().raw["forwards"]
+    torn, done = (after[key] - before[key] for key in ("torn", "done"))
+    return _Loaded(load, seconds, torn, done)
+
+
+def _load_rows(loads: Mapping[str, _Loaded]) -> list[Row]:
+    paused, hogwild = loads["paused"], loads["hogwild"]
+    rates = [len(each.load.answers) / each.seconds for each in (hogwild, paused)]
+    slowest = [max(each.load.seconds) for each in (hogwild, paused)]
+    return [
+        Row(
+            "Requests answered while commits are pushed: hogwild against paused",
+            rates[0] / rates[1],
+            f"{rates[0]:.1f} against {rates[1]:.1f} in a second",
+        ),
+        Row(
+            "The longest of them: hogwild against paused",
+            slowest[0] / slowest[1],
+            f"{slowest[0]:.2f} s against {slowest[1]:.2f} s",
+        ),
+        *(
+            row
+            for mode, each in loads.items()
+            for row in (
+                _share(f"{mode}: requests that failed", len(each.load.failures), each.load.asked),
+                _share(
+                    f"{mode}: answers of two commits", each.load.of_two_versions, each.load.asked
+                ),
+            )
+        ),
+        _share("hogwild: forwards that saw a write", hogwild.torn, hogwild.forwards),
+    ]
+
+
+def _share(what: str, part: int, whole: int) -> Row:
+    return Row(f"Under load, {what}, of all", part / max(whole, 1), f"{part} of {whole}")
 
 
 def _bytes(what: str, over: int, under: int) -> Row:

@@ -130,6 +130,11 @@ class Load:
 
     answers: list[tuple[int, tuple[int, ...], tuple[str, ...]]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def asked(self) -> int:
+        return len(self.answers) + len(self.failures)
 
     def mixed(self, wanted: Sequence[dict[int, tuple[int, ...]]]) -> int:
         """Count answers that are not, from first token to last, what one of several models says."""
@@ -154,6 +159,7 @@ def under_load(
         number = first
         while not over.is_set():
             number = (number + 1) % len(prompts)
+            began = time.monotonic()
             try:
                 choice = ask(port, prompts[number], tokens=tokens)
             except Exception as error:  # noqa: BLE001 -- whatever it is, it is a request that failed
@@ -163,6 +169,7 @@ def under_load(
             spans = choice.get("weight_versions") or []
             versions = tuple(span["version"] for span in spans)
             with lock:
+                load.seconds.append(time.monotonic() - began)
                 load.answers.append((number, tuple(choice["token_ids"]), versions))
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(clients)]

@@ -295,7 +295,6 @@ class LiveModel:
 
     def _write(self, delta: Delta, staged: Mapping[str, torch.Tensor]) -> None:
         old = {name: self._record.read(name) for name in staged}
-        self.forwards.writes += 1
         try:
             self._put(staged)
             self._verify({name: change.id for name, change in delta.changes.items()})
@@ -303,8 +302,6 @@ class LiveModel:
             self._put(old)
             self._verify({name: self.ids[name] for name in old})
             raise BadDelta(f"{error}; what was written was put back") from error
-        finally:
-            self.forwards.writes += 1
         self._settle(delta)
 
     def _settle(self, delta: Delta) -> None:
@@ -323,8 +320,12 @@ class LiveModel:
             self.failed = str(error)
 
     def _put(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        for name, tensor in tensors.items():
-            self._record.write(name, tensor)
+        self.forwards.writes += 1
+        try:
+            for name, tensor in tensors.items():
+                self._record.write(name, tensor)
+        finally:
+            self.forwards.writes += 1
 
     def _verify(self, ids: Mapping[str, ObjectId]) -> None:
         for name, identity in ids.items():
