@@ -287,6 +287,20 @@ class TestSharing:
         push(client, repository, head)
         assert not server.is_paused
 
+    def test_what_is_written_while_it_is_read_is_not_called_damaged(self, repository, head, server):
+        client = LiveServer(server.url)
+        serving = client.describe()
+        shared = SharedWeights(client, serving)
+        norm = bytes_of(server.record.read("model.norm.weight") + 1)
+        shared.write({"model.norm.weight": norm})
+        with pytest.raises(Unfit, match="is being written to"):
+            attest(client, serving, repository.layout.root)
+        shared.close()
+        # Nobody writes any more: what it says it is, and is not, is said.
+        now = client.describe()
+        assert now.label == f"{head}+unfinished"
+        assert not attest(client, now, repository.layout.root).wrong
+
     def test_a_forward_that_saw_two_models_is_counted(self, server):
         client = LiveServer(server.url)
         shared = SharedWeights(client, client.describe())

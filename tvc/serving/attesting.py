@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tvc.domain.errors import TvcError
 from tvc.evaluation.numbers import cast_elements
-from tvc.serving.server import LiveServer, Serving
+from tvc.serving.server import LiveServer, Serving, Unfit
 from tvc.serving.source import Location, Served, served
 from tvc_store.ids import ObjectId, tensor_id
 
@@ -48,6 +48,7 @@ def attest(
 
     Raises:
         EndpointFailed: The server does not answer.
+        Unfit: Its tensors were changed while they were read.
     """
     on_bytes = on_plan(2 * serving.nbytes)
     expected, with_commit = _expected(serving, root, on_bytes)
@@ -57,6 +58,14 @@ def attest(
         for name in serving.held
         if found.get(name) != expected.get(name)
     }
+    if wrong:
+        now = server.describe()
+        if now.raw.get("writing") is True or now.raw["state"] != serving.raw["state"]:
+            raise Unfit(
+                f"{server.url} is being written to: it is at {now.name}, and its tensors changed"
+                " while they were read",
+                hint="ask again, or when what changes it (a training, a push) is done",
+            )
     equal = tuple(name for name in serving.held if name not in wrong)
     unheld = {str(name): str(entry["why"]) for name, entry in serving.raw["unheld"].items()}
     return Attested(with_commit, equal, wrong, unheld)

@@ -127,6 +127,11 @@ class LiveModel:
         """Whether a change is being written beside the serving."""
         return self._writer is not None and self._writer.is_alive()
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether a training may write to the weights at any time."""
+        return self._shared is not None and self._shared.is_attached
+
     def describe(self) -> dict[str, Any]:
         """Return what a client has to know, as plain values."""
         self._catch_up()
@@ -135,7 +140,7 @@ class LiveModel:
             **self.origin.as_words(),
             "state": self.state,
             "generation": self.generation,
-            "writing": self.is_writing,
+            "writing": self.is_writing or self.is_shared,
             "hogwild": self.hogwild,
             "failed": self.failed,
             "before": [origin.as_words() for origin in self.before],
@@ -176,7 +181,7 @@ class LiveModel:
         """
         if self.is_writing:
             raise StateError("another change is being written", hint="try again when it is done")
-        if self._shared is not None and self._shared.is_attached:
+        if self.is_shared:
             raise StateError(
                 "a training writes to the weights of the server", hint="wait until it is done"
             )
@@ -239,7 +244,7 @@ class LiveModel:
             StateError: Nobody shares the weights.
             BadDelta: It is for another state, or breaks a group.
         """
-        if self._shared is None or not self._shared.is_attached:
+        if self._shared is None or not self.is_shared:
             raise StateError("no training shares the weights of the server")
         self.failed = ""
         self._check(delta)
