@@ -12,6 +12,7 @@ import pytest
 import vllm.outputs
 from servers import PROGRAMS, ask, running, stop, under_load
 
+from tvc.dialogues.endpoint import Endpoint
 from tvc.domain.errors import TvcError
 from tvc.repository.repository import Repository
 from tvc.serving.attesting import attest
@@ -49,6 +50,7 @@ def world(tmp_path_factory) -> Path:
     """A repository with main, tuned (all weights) and brief (few of them); and one of another base."""
     folder = tmp_path_factory.mktemp("live")
     base = makers.write_tiny(folder / "base", "qwen3")
+    (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
     makers.write_tuned(base, folder / "tuned", "qwen3", seed=3, scale=0.1)
     few = makers.open_model(base, "qwen3", dtype="auto")
     few.model.layers[1].mlp.down_proj.weight.data[:5] += 0.5
@@ -118,6 +120,35 @@ def test_it_becomes_another_commit_and_goes_back_to_the_bit(server, repository, 
     push(server.live, repository, "main", undo=True)
     assert server.live.describe().ids == before.ids
     assert answers(server) == first
+
+
+def test_what_was_computed_before_is_forgotten(server, repository):
+    """Also of requests that were under way while weights were written beside them."""
+    push(server.live, repository, "tuned")
+    wanted = answers(server)
+    push(server.live, repository, "main")
+    long = [PROMPTS[0] + [7, 9] * 60, *PROMPTS[1:]]  # more than one block of the cache
+    whole = ask(server.port, long[0])["token_ids"]
+    for hogwild in (False, True):
+        push(server.live, repository, "tuned")
+        fresh = ask(server.port, long[0])["token_ids"]
+        push(server.live, repository, "main")
+        assert ask(server.port, long[0])["token_ids"] == whole
+        with under_load(server.port, long, tokens=48):
+            push(server.live, repository, "tuned", hogwild=hogwild)
+        assert ask(server.port, long[0])["token_ids"] == fresh != whole
+        assert answers(server) == wanted
+        push(server.live, repository, "main")
+
+
+def test_it_chats_as_any_server_does(server):
+    """The interface that `tvc train` generates responses through."""
+    endpoint = Endpoint(f"{server.url}/v1", "main")
+    said = [
+        endpoint.ask([{"role": "user", "content": "w7 w9 w11"}], {"temperature": 0}) for _ in "ab"
+    ]
+    assert said[0].text.split()
+    assert said[0] == said[1]
 
 
 def test_what_it_says_is_what_a_fresh_server_says(server, repository, world, tmp_path):

@@ -179,12 +179,15 @@ def _changed(
     began = time.monotonic()
     if hogwild:
         server.change(update, label=f"{delta.label}+hogwild")
+        now = server.wait()
+        server.forget(running=True)
         seconds = 0.0
     else:
         with server.paused():
             server.change(update, label=delta.label)
+            server.forget()
         seconds = time.monotonic() - began
-    now = server.wait()
+        now = server.wait()
     wanted = dict(serving.ids) | {name: change.id for name, change in delta.changes.items()}
     _attest(server, now, wanted, delta)
     forwards = now.raw.get("forwards", {})

@@ -27,6 +27,7 @@ _MAX_ANSWER: Final = 256 << 20
 _READ_AT_ONCE: Final = 256 << 20
 _RPC: Final = "tvc_live"
 _SAID: Final = 500
+_MOMENT: Final = 0.05
 _WORDS: Final = ("label", "commit", "recipe", "repository", "state", "failed")
 
 
@@ -111,7 +112,26 @@ class LiveServer:
         Raises:
             Unfit: What was being written could not be, and was put back.
         """
-        return _serving(self._call("wait"))
+        while (answer := self._call("wait")).get("writing") is True:
+            time.sleep(_MOMENT)  # a worker that waited would not serve meanwhile
+        return _serving(answer)
+
+    def forget(self, *, running: bool = False) -> None:
+        """Empty the prefix cache: what was computed with other weights.
+
+        Args:
+            running: Let requests under way begin again, since they hold a part of it.
+
+        Raises:
+            Unfit: Some of it is in use.
+        """
+        query = "?reset_running_requests=true" if running else ""
+        answer = self._json("POST", f"/reset_prefix_cache{query}")
+        if answer.get("success") is False:
+            raise Unfit(
+                f"{self.url} did not empty its prefix cache: answers may be of older weights",
+                hint="start the server again with: tvc serve",
+            )
 
     def digests(
         self, serving: Serving, *, on_bytes: Callable[[int], None] = lambda _: None
@@ -186,7 +206,6 @@ class LiveServer:
                 words = printable(str(said or answer.said), limit=_SAID)
                 raise Unfit(f"{self.url} refused: {words}")
             self._json("POST", "/finish_weight_update", {"weight_version": label})
-            self._json("POST", "/reset_prefix_cache")
         except ConnectionError:
             raise ServerGone(
                 f"{self.url} is gone: it stopped answering while it was being changed",

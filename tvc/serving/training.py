@@ -187,6 +187,7 @@ class LiveTraining:
             self.server.change(
                 {**update, "mode": "shared", "undo": False}, label=f"{delta.label}+hogwild"
             )
+        self.server.forget(running=True)
 
     def release(self) -> None:
         """Let go of the server's memory, where it is shared."""

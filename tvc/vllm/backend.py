@@ -178,6 +178,8 @@ def answer(worker: Any, action: str, names: list[str] | None = None) -> dict[str
         if action == "share":
             return engine.live.share()
         if action == "wait":
+            if engine.live.is_writing:
+                return {"writing": True}
             engine.live.wait()
         return engine.live.describe() | {"roots": [str(root) for root in engine.roots]}
     except TvcError as error:
