@@ -223,5 +223,8 @@ def test_whether_an_adapter_fits_is_looked_at_where_it_can_be(adapter, tmp_path)
     assert check_fits(adapter, served(write_base(tmp_path / "same", (4, 6))))
     with pytest.raises(MisfitAdapter, match=r"of shape \[4, 6\], the base model has \[8, 6\]"):
         check_fits(adapter, served(write_base(tmp_path / "wide", (8, 6))))
-    for root in ("", "org/model", "tvc:///repo@main", tmp_path / "nowhere", tmp_path / "adapter"):
+    hidden = tmp_path / "hidden"
+    write_base(hidden, (4, 6)).chmod(0)
+    odd = ["", "org/model", "tvc:///repo@main", "/" + "x" * 5000, "/a\0b", "/\ud800"]
+    for root in (*odd, tmp_path / "nowhere", tmp_path / "adapter", hidden / "inside"):
         assert not check_fits(adapter, served(root))

@@ -116,8 +116,9 @@ class HttpServer:
             try:
                 whole = _split(self.url).path.rstrip("/") + path
                 connection.request(method, whole, data, headers)
-                response = connection.getresponse()
-                found = Answer(response.status, _read(response, self.max_answer))
+                # Where a server hangs up after its answer, the response alone has the socket.
+                with connection.getresponse() as response:
+                    found = Answer(response.status, _read(response, self.max_answer))
             finally:
                 timer.cancel()
         except (OSError, http.client.HTTPException):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tvc.domain.errors import TvcError
 from tvc.evaluation.numbers import cast_elements
+from tvc.serving.changing import is_held_alike
 from tvc.serving.server import LiveServer, Serving, Unfit
 from tvc.serving.source import Location, Served, served
 from tvc_store.ids import ObjectId, tensor_id
@@ -79,9 +80,11 @@ def _expected(
         return dict(serving.ids), False
     try:
         with served(Location(root, revision)) as source:
-            return _ids(source, serving, on_bytes), True
+            if source.label == serving.label:  # else its recipe is another's than its name
+                return _ids(source, serving, on_bytes), True
     except TvcError:
-        return dict(serving.ids), False
+        pass
+    return dict(serving.ids), False
 
 
 def _ids(source: Served, serving: Serving, on_bytes: Callable[[int], None]) -> dict[str, ObjectId]:
@@ -92,7 +95,8 @@ def _ids(source: Served, serving: Serving, on_bytes: Callable[[int], None]) -> d
         known = source.known(name)
         if known is not None and specs[name] == serving.held[name]:
             found[name] = known
-    rest = [name for name in sorted(serving.held.keys() & specs.keys()) if name not in found]
+    shared = sorted(serving.held.keys() & specs.keys())
+    rest = [n for n in shared if n not in found and is_held_alike(specs[n], serving.held[n])]
     for name, content in source.tensors(rest):
         spec = serving.held[name]
         found[name] = tensor_id(spec, cast_elements(content, specs[name].dtype, spec.dtype))

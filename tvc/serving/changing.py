@@ -4,7 +4,7 @@ Absent: HTTP, and the writing; see `tvc/vllm`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from tvc_store.arrays import ByteArray
 from tvc_store.dtypes import ITEMSIZE, TensorSpec
 from tvc_store.ids import ObjectId, tensor_id
 
-__all__ = ["WrongModel", "closed_over_groups", "delta_to"]
+__all__ = ["WrongModel", "closed_over_groups", "delta_to", "is_held_alike"]
+
+_FLOATS: Final = frozenset(["F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"])
 
 
 class WrongModel(InputError):
@@ -111,6 +113,12 @@ def _elements(
     return found
 
 
+def is_held_alike(spec: TensorSpec, held: TensorSpec) -> bool:
+    """Say whether a tensor can be held as `held`: of the same shape, in its type or a float's."""
+    types = {spec.dtype, held.dtype}
+    return spec.shape == held.shape and (len(types) == 1 or types <= _FLOATS)
+
+
 def closed_over_groups(
     changes: Mapping[str, Change],
     groups: list[list[str]],
@@ -124,10 +132,19 @@ def closed_over_groups(
         groups: Names of tensors that are fused with each other, on the server.
         held: Type and shape of all that the server holds.
         ids: Its id.
+
+    Raises:
+        WrongModel: One of those is not held as it is.
     """
     none = np.empty(0, np.uint8)
     touched = [name for group in groups if changes.keys() & set(group) for name in group]
     rest = [name for name in touched if name not in changes]
+    for name in rest:
+        if name not in held:
+            raise WrongModel(
+                f"what would change is fused with {printable(name)}, which it cannot change",
+                hint="start the server again with: tvc serve",
+            )
     return dict(changes) | {
         name: Change(held[name], ids[name], none, none.view(np.uint32)) for name in rest
     }
@@ -137,10 +154,16 @@ def _refuse_other_model(target: Served, held: Mapping[str, TensorSpec]) -> None:
     specs = target.specs
     for name, spec in held.items():
         if name not in specs or specs[name].shape != spec.shape:
-            shown = specs[name].shape if name in specs else "none"
+            shown = list(specs[name].shape) if name in specs else "none"
             raise WrongModel(
                 f"the server serves another model: its {printable(name)} has the shape"
                 f" {list(spec.shape)}, that of {printable(target.label)} {shown}",
+                hint="serve a commit of this base: tvc serve",
+            )
+        if not is_held_alike(specs[name], spec):
+            raise WrongModel(
+                f"the server holds {printable(name)} as {spec.dtype}, in which"
+                f" {specs[name].dtype} cannot be said",
                 hint="serve a commit of this base: tvc serve",
             )
 

@@ -7,14 +7,15 @@ Absent: what to change.
 
 import http.client
 import json
+import re
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from tvc.dialogues.exchange import Answer, EndpointFailed, HttpServer
-from tvc.domain.errors import InputError, StateError
+from tvc.domain.errors import StateError
 from tvc.domain.names import printable
 from tvc.models.strict_json import BadJson, parse_object
 from tvc_store.dtypes import TensorSpec
@@ -28,11 +29,17 @@ _READ_AT_ONCE: Final = 256 << 20
 _RPC: Final = "tvc_live"
 _SAID: Final = 500
 _MOMENT: Final = 0.05
+_MAX_WORD: Final = 100_000
+_COMMIT: Final = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _WORDS: Final = ("label", "commit", "recipe", "repository", "state", "failed")
 
 
 class Unfit(StateError):
     """A server is not one that this can be done with."""
+
+
+class _HungUp(EndpointFailed):
+    """Nobody is there, or somebody who hung up."""
 
 
 class ServerGone(EndpointFailed):
@@ -112,7 +119,10 @@ class LiveServer:
         Raises:
             Unfit: What was being written could not be, and was put back.
         """
+        end = time.monotonic() + self.seconds
         while (answer := self._call("wait")).get("writing") is True:
+            if time.monotonic() > end:
+                raise EndpointFailed(f"{self.url} was still writing after {self.seconds:g} s")
             time.sleep(_MOMENT)  # a worker that waited would not serve meanwhile
         return _serving(answer)
 
@@ -160,11 +170,21 @@ class LiveServer:
 
     @property
     def is_paused(self) -> bool:
-        """Whether requests wait."""
+        """Whether requests wait.
+
+        Raises:
+            EndpointFailed: It does not answer.
+            Unfit: It does not say.
+        """
         return self._json("GET", "/is_paused").get("is_paused") is True
 
     def resume(self) -> None:
-        """Let requests go on."""
+        """Let requests go on.
+
+        Raises:
+            EndpointFailed: It does not answer.
+            Unfit: It refused.
+        """
         self._json("POST", "/resume")
 
     @contextmanager
@@ -183,7 +203,14 @@ class LiveServer:
             # Also where the answer did not come in time: it would stay paused.
             self._json("POST", "/pause?mode=wait")
             yield
-        finally:
+        except BaseException:
+            self._resume_after_failure()
+            raise
+        self.resume()
+
+    def _resume_after_failure(self) -> None:
+        """Let requests go on; what failed before this is what has to be said."""
+        with suppress(EndpointFailed, Unfit):
             self.resume()
 
     def change(self, update: Mapping[str, Any], *, label: str) -> None:
@@ -206,7 +233,7 @@ class LiveServer:
                 words = printable(str(said or answer.said), limit=_SAID)
                 raise Unfit(f"{self.url} refused: {words}")
             self._json("POST", "/finish_weight_update", {"weight_version": label})
-        except ConnectionError:
+        except _HungUp:
             raise ServerGone(
                 f"{self.url} is gone: it stopped answering while it was being changed",
                 hint="nothing of it is left in memory; start it again with: tvc serve",
@@ -232,11 +259,8 @@ class LiveServer:
     def _call(self, action: str, names: Iterable[str] | None = None) -> dict[str, Any]:
         """Call the plugin's method of the server's worker."""
         arguments = [action] if names is None else [action, list(names)]
-        body = {"method": _RPC, "args": arguments}
-        try:
-            answer = self._ask("POST", "/collective_rpc", body)
-        except ConnectionError as error:
-            raise self._http.unreachable(error) from None
+        answer = self._ask("POST", "/collective_rpc", {"method": _RPC, "args": arguments})
+        _refuse_without_key(answer, self.url)
         if answer.status == http.client.NOT_FOUND:
             raise Unfit(
                 f"{self.url} does not let itself be asked or changed",
@@ -260,13 +284,26 @@ class LiveServer:
 
     def _json(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         answer = self._ask(method, path, body)
+        _refuse_without_key(answer, self.url)
         if answer.status != http.client.OK:
             raise Unfit(f"{self.url} answered {answer.status} to {path}: {answer.said}")
         return _parsed(answer, self.url) if answer.body.strip() else {}
 
     def _ask(self, method: str, path: str, body: object = None) -> Answer:
         data = None if body is None else json.dumps(body).encode()
-        return self._http.exchange(method, path, data)
+        try:
+            return self._http.exchange(method, path, data)
+        except ConnectionError as error:
+            failed = self._http.unreachable(error)
+            raise _HungUp(failed.message, hint=failed.hint) from None
+
+
+def _refuse_without_key(answer: Answer, url: str) -> None:
+    if answer.status in {http.client.UNAUTHORIZED, http.client.FORBIDDEN}:
+        raise Unfit(
+            f"{url} lets nobody ask it without its key (HTTP {answer.status})",
+            hint="give it with --api-key, or in VLLM_API_KEY",
+        )
 
 
 def _parsed(answer: Answer, url: str) -> dict[str, Any]:
@@ -292,27 +329,53 @@ def _portions(held: Mapping[str, TensorSpec]) -> Generator[list[str]]:
 
 def _serving(raw: dict[str, Any]) -> Serving:
     try:
-        words = {word: raw[word] for word in _WORDS}
-        if not all(isinstance(word, str) for word in words.values()):
-            raise TypeError("a word that is no text")
+        words = _words(raw)
         entries = cast("dict[str, dict[str, Any]]", raw["tensors"])
-        held = {
-            name: TensorSpec(entry["dtype"], tuple(entry["shape"]))
-            for name, entry in entries.items()
-        }
+        held = {name: _spec(entry) for name, entry in entries.items()}
         ids = {name: parse_id(entry["id"]) for name, entry in entries.items()}
-        groups, unheld = raw["groups"], raw["unheld"]
-        before = raw["before"]
-        if not all(isinstance(each, list) for each in (groups, before)) or any(
-            not isinstance(each, dict) for each in (unheld, *before)
-        ):
-            raise TypeError("groups or tensors of another form")
-        if any(type(raw["forwards"][count]) is not int for count in ("done", "torn")):
-            raise TypeError("counts that are none")
+        _check_rest(raw, held)
     except (KeyError, TypeError, AttributeError, StoreError) as error:
-        raise InputError(
-            f"the server does not say what it serves: {printable(str(error))}"
+        raise EndpointFailed(
+            f"the server does not say what it serves: {printable(str(error), limit=_SAID)}"
         ) from None
     return Serving(
         words["label"], words["commit"], words["recipe"], words["repository"], held, ids, raw
     )
+
+
+def _words(raw: dict[str, Any]) -> dict[str, str]:
+    words = {word: raw[word] for word in _WORDS}
+    if not all(isinstance(word, str) and len(word) <= _MAX_WORD for word in words.values()):
+        raise TypeError("a word that is no text")
+    # Else a commit could be any name that git knows here, and the label another's.
+    if words["commit"] and not (
+        _COMMIT.fullmatch(words["commit"]) and words["label"] == words["commit"]
+    ):
+        raise TypeError("a commit that is none")
+    return words
+
+
+def _spec(entry: dict[str, Any]) -> TensorSpec:
+    dtype, shape = entry["dtype"], entry["shape"]
+    if not isinstance(shape, list) or any(
+        type(extent) is not int for extent in cast("list[object]", shape)
+    ):
+        raise TypeError("a shape that is none")
+    return TensorSpec(dtype, tuple(cast("list[int]", shape)))
+
+
+def _check_rest(raw: dict[str, Any], held: Mapping[str, object]) -> None:
+    """Check what else is read of an answer: unheld tensors, groups, what was before, counts."""
+    for entry in cast("dict[str, dict[str, Any]]", raw["unheld"]).values():
+        if not isinstance(entry["why"], str) or not isinstance(entry["id"], str | None):
+            raise TypeError("tensors of another form")
+    for group in cast("list[list[str]]", raw["groups"]):
+        if not isinstance(group, list) or not all(  # pyright: ignore[reportUnnecessaryIsInstance] -- nobody has checked it yet
+            name in held or name in raw["unheld"] for name in group
+        ):
+            raise TypeError("groups of tensors that it does not have")
+    before = cast("list[object]", raw["before"])
+    if not isinstance(before, list) or not all(isinstance(each, dict) for each in before):  # pyright: ignore[reportUnnecessaryIsInstance] -- nobody has checked it yet
+        raise TypeError("what was before in another form")
+    if any(type(raw["forwards"][count]) is not int for count in ("done", "torn")):
+        raise TypeError("counts that are none")

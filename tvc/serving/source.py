@@ -72,8 +72,10 @@ class Location(NamedTuple):
         return cls(Path(unquote(path)), unquote(revision) or "HEAD")
 
     def __str__(self) -> str:
-        root = str(self.root).replace("%", "%25").replace("@", "%40")
-        return f"{SCHEME}{root}@{self.revision}"
+        root, revision = (
+            str(part).replace("%", "%25").replace("@", "%40") for part in (self.root, self.revision)
+        )
+        return f"{SCHEME}{root}@{revision}"
 
 
 def subject_of(repository: Repository, text: str) -> Subject:
@@ -83,6 +85,8 @@ def subject_of(repository: Repository, text: str) -> Subject:
         GitFailed: There is no such revision, and it is no recipe.
         InputError: It is a range; or a recipe that names what is not there.
     """
+    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):  # as servers may say
+        raise InputError(f"'{printable(text)}' is not the name of anything")
     if ".." in text:
         raise InputError(
             f"'{printable(text)}' is several commits", hint="one model is served: name one commit"
