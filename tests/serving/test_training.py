@@ -209,7 +209,7 @@ def test_a_paused_server_is_left_so_and_the_training_goes_on(place, server, capf
     ("more", "words"),
     [
         (("--processes", 2), "among several processes"),
-        (("--live-share",), "--live-share: with --live-mode hogwild"),
+        (("--live-share",), "--live-share: with --live URL and"),
     ],
 )
 def test_what_does_not_go_together_is_said(place, server, more, words, capfd):

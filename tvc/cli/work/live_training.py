@@ -113,11 +113,11 @@ def follower(
     task = run.task() if run.is_prepared and options["data"] is None else None
     if (task.settings.processes if task else options["processes"]) > 1:
         raise click.UsageError("--live: among several processes none has all weights to push")
+    hogwild, share = options["live_mode"] == "hogwild", options["live_share"]
+    if share and (options["live"] is None or not hogwild):
+        raise click.UsageError("--live-share: with --live URL and --live-mode hogwild")
     commit = task.origin if task else repository.git.resolve(options["origin"])
     server = LiveServer(options["live"], options["live_key"])
-    hogwild, share = options["live_mode"] == "hogwild", options["live_share"]
-    if share and not hogwild:
-        raise click.UsageError("--live-share: with --live-mode hogwild")
     live = LiveTraining(server, repository, name, hogwild=hogwild, share=share)
     with count_progress(session, "comparing") as on_bytes:
         try:

@@ -66,7 +66,8 @@ def train(session: Session, *, name: str, resume: bool, discard: bool, **options
         return
     _check_asked(run, options, resume=resume)
     _check_place(session, repository, name, options)
-    live = follower(session, repository, run, name, options) if options["live"] else None
+    follows = options["live"] is not None or options["live_share"]
+    live = follower(session, repository, run, name, options) if follows else None
     with run.held() as lock:
         if not resume:
             _make_way(run, name, discard=discard)
