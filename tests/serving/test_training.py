@@ -128,7 +128,7 @@ def test_a_server_of_another_model_is_refused_before_anything_is_there(
     config = other.config
     config.hidden_size = 16
     type(other)(config).save_pretrained(tmp_path / "other")
-    with serving(tmp_path / "other", "other") as server:
+    with serving(tmp_path / "other", "f" * 40) as server:
         train(place, server, code=1)
     assert "the server serves another model" in capfd.readouterr().err
     assert not (repository.layout.private / "training" / "yes").exists()
@@ -388,3 +388,14 @@ def altered_piece(raw: dict, **words: object) -> dict:
     """The answer with another place of the last norm, 32 elements in one piece."""
     (piece,) = raw["pieces"]["model.norm.weight"]
     return raw | {"pieces": raw["pieces"] | {"model.norm.weight": [piece | words]}}
+
+
+def test_weights_of_another_shape_are_not_sent(repository, head, server):
+    live = LiveTraining(LiveServer(server.url), repository, "yes")
+    live.begin(head)
+    name, spec = "model.norm.weight", TensorSpec("BF16", (16,))
+    weights = [(name, spec, np.zeros(32, np.uint8))]
+    for attempt in (lambda: live.check(weights, needed=()), lambda: live.push(1, weights)):
+        with pytest.raises(Unfit, match=r"is BF16 \[32\], not BF16 \[16\]"):
+            attempt()
+    assert server.labels == []

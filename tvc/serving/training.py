@@ -15,9 +15,9 @@ from tvc.domain.names import printable
 from tvc.evaluation.numbers import cast_elements
 from tvc.repository.repository import Repository
 from tvc.serving.attesting import Attested, attest
-from tvc.serving.changing import closed_over_groups
+from tvc.serving.changing import closed_over_groups, is_held_alike
 from tvc.serving.delta import TRAINING, Change, Delta, changed_elements, state_id
-from tvc.serving.pushing import PUSHED, NotAttested, delta_file, push, push_delta
+from tvc.serving.pushing import NotAttested, delta_file, push, push_delta
 from tvc.serving.server import LiveServer, Serving, Unfit
 from tvc.serving.sharing import SharedWeights
 from tvc_store.arrays import ByteArray
@@ -128,11 +128,12 @@ class LiveTraining:
                 but those that are others under a second name.
 
         Raises:
-            Unfit: It does not hold one as it is.
+            Unfit: It does not hold one, or not as it is.
         """
         serving = self.server.describe()
         for name, spec, content in weights:
             if name in serving.held:
+                _require_alike(name, spec, serving.held[name])
                 new = cast_elements(content, spec.dtype, serving.held[name].dtype)
                 if not self._shared and tensor_id(serving.held[name], new) == serving.ids[name]:
                     self._old[name] = np.array(new)
@@ -162,7 +163,7 @@ class LiveTraining:
         delta, new = weights_delta(weights, serving, label=label, repository=root, old=self._old)
         if self._shared is None:
             mode: dict[str, Any] = {"mode": "hogwild" if self._hogwild else "paused", "undo": False}
-            pushed = push_delta(self.server, serving, delta, self._repository.layout.private, mode)
+            pushed = push_delta(self.server, serving, delta, self._repository.layout, mode)
             # Copies: the training's own memory changes with its next step.
             self._old |= {name: np.array(content) for name, content in new.items()}
             self.totals.nbytes += pushed.nbytes
@@ -183,7 +184,7 @@ class LiveTraining:
             for name, change in delta.changes.items()
         }
         told = replace(delta, changes=named)
-        with delta_file(told, self._repository.layout.private / PUSHED) as update:
+        with delta_file(told, self._repository.layout) as update:
             self.server.change(
                 {**update, "mode": "shared", "undo": False}, label=f"{delta.label}+hogwild"
             )
@@ -263,7 +264,7 @@ def weights_delta(
         they could.
 
     Raises:
-        Unfit: A tensor has another shape there.
+        Unfit: A tensor has another shape there, or is no float.
     """
     changes: dict[str, Change] = {}
     changed: dict[str, ByteArray] = {}
@@ -271,8 +272,7 @@ def weights_delta(
         held = serving.held.get(name)
         if held is None:
             continue
-        if held.shape != spec.shape:
-            raise Unfit(f"the server's {printable(name)} is {held}, not {spec}")
+        _require_alike(name, spec, held)
         cast = cast_elements(content, spec.dtype, held.dtype)
         identity = tensor_id(held, cast)
         if identity != serving.ids[name]:
@@ -290,3 +290,9 @@ def _change(held: TensorSpec, identity: ObjectId, old: ByteArray | None, new: By
         return Change(held, identity, new)
     words = np.dtype(f"u{ITEMSIZE[held.dtype]}")
     return Change(held, identity, new.view(words)[positions].view(np.uint8), positions)
+
+
+def _require_alike(name: str, spec: TensorSpec, held: TensorSpec) -> None:
+    if not is_held_alike(spec, held):
+        there, here = (f"{each.dtype} {list(each.shape)}" for each in (held, spec))
+        raise Unfit(f"the server's {printable(name)} is {there}, not {here}")
