@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from workbench import Bench
 
+from tvc.checkout.servable import Unservable
 from tvc.domain.errors import InputError
+from tvc.serving.filing import filed
 from tvc.serving.server import Unfit
+from tvc.serving.source import Location
 from tvc.serving.starting import is_local, serve_command, served_folder
 from tvc.serving.versions import SUPPORTED, is_supported
 from tvc_store.dtypes import TensorSpec
@@ -131,3 +134,23 @@ def test_what_the_process_becomes_keeps_it(bench):
     assert heir.returncode == 0
     with folder_of(bench, "HEAD~1"):
         assert not first.exists()
+
+
+def test_what_vllm_would_serve_wrongly_is_not_started_on(tmp_path):
+    """Said before anything is written, for a folder and for a stream."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 4,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "vocab_size": 4,
+    }
+    made = Bench(tmp_path, {"model.norm.weight": (TensorSpec("F32", (4,)), bytes(16))}, config)
+    with pytest.raises(Unservable), folder_of(made, "HEAD"):
+        pass
+    with pytest.raises(Unservable):
+        filed(Location(made.repository.layout.root, "HEAD"), tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()

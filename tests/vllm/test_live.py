@@ -127,7 +127,7 @@ def test_what_was_computed_before_is_forgotten(server, repository):
     push(server.live, repository, "tuned")
     wanted = answers(server)
     push(server.live, repository, "main")
-    long = [PROMPTS[0] + [7, 9] * 60, *PROMPTS[1:]]  # more than one block of the cache
+    long = [PROMPTS[0] + [7, 9] * 90, *PROMPTS[1:]]  # more than one block of the cache
     whole = ask(server.port, long[0])["token_ids"]
     for hogwild in (False, True):
         push(server.live, repository, "tuned")

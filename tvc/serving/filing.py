@@ -24,9 +24,11 @@ def filed(location: Location, cache: Path) -> tuple[Location, Path]:
         The same model by its commit, which no branch moves; and the folder.
 
     Raises:
+        Unservable: vLLM would serve it wrongly.
         TvcError: It cannot be read, or the system refused to write.
     """
     with served(location) as source:
+        source.checkout.check_servable()
         folder = cache / source.files_key[:32]
         pinned = Location(location.root.resolve(), source.commit or location.revision)
         if not folder.is_dir():
