@@ -17,7 +17,7 @@ from tvc.cli.main import _BUG, _run
 from tvc.dialogues.exchange import EndpointFailed, HttpServer
 from tvc.serving.attesting import attest
 from tvc.serving.delta import state_id
-from tvc.serving.pushing import PUSHED, push, undo_target
+from tvc.serving.pushing import push, undo_target
 from tvc.serving.server import LiveServer, ServerGone, Unfit
 from tvc_store.dtypes import TensorSpec
 from tvc_store.errors import TvcError
@@ -283,7 +283,7 @@ def test_whatever_fails_while_it_is_paused_it_is_told_to_go_on(stranger, tvc, be
     error = refused(tvc("push-live", stranger.url, "HEAD"))
     assert not stranger.is_left_paused
     assert stranger.asked[-1] == "/resume"
-    assert not list((bench.repository.layout.private / PUSHED).iterdir())
+    assert not list((bench.repository.layout.pushed).iterdir())
     if case == "hung up" and path not in {"/pause", "/reset_prefix_cache"}:
         assert "is gone" in error
 

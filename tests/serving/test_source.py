@@ -51,7 +51,7 @@ def test_other_names_are_refused(text):
 
 @given(
     st.text(st.characters(blacklist_characters="\0/", blacklist_categories=["Cs"]), min_size=1),
-    st.from_regex(r"[a-z][a-z0-9/~^]{0,9}", fullmatch=True),
+    st.from_regex(r"[a-z][a-z0-9/~^@{}%]{0,9}", fullmatch=True),
 )
 def test_names_are_read_as_they_were_written(folder, revision):
     place = Location(Path("/") / folder, revision)

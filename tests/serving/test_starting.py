@@ -30,6 +30,13 @@ SPEC = TensorSpec("F32", (2, 2))
         (["--host=::"], False),
         (["--port", "1", "--host", "10.0.0.1"], False),
         (["--host", "127.0.0.1", "--host", "0.0.0.0"], False),
+        # vLLM takes a beginning for the whole, and nothing for every address.
+        (["--hos", "0.0.0.0"], False),
+        (["--ho=0.0.0.0"], False),
+        (["--host="], False),
+        (["--host", ""], False),
+        (["--hos", "localhost"], True),
+        (["--hf-overrides", "{}", "--headless"], True),
     ],
 )
 def test_only_this_machine_is_local(flags, local):
@@ -63,9 +70,29 @@ def test_what_the_user_says_goes_before(programs, tmp_path):
     assert command.arguments[1:] == ("serve", str(tmp_path), *flags)
 
 
-def test_what_tvc_sets_cannot_be_set_twice(programs):
-    with pytest.raises(InputError, match="--load-format is set by tvc"):
-        serve_command("tvc:///r@x", "x", ["--load-format=pt"], live=True, roots=[], beside=programs)
+def test_underscores_and_beginnings_are_the_user_s_too(programs, tmp_path):
+    flags = ["--served_model_name=x", "--ho", "localhost"]
+    command = serve_command(str(tmp_path), "main", flags, live=False, roots=[], beside=programs)
+    assert command.arguments[1:] == ("serve", str(tmp_path), *flags)
+
+
+def test_what_a_file_of_flags_says_of_the_address_does_not_count(programs, tmp_path):
+    """vLLM puts what the file says before everything else, and the last address counts."""
+    flags = ["--config", "vllm.yaml"]
+    command = serve_command(str(tmp_path), "main", flags, live=False, roots=[], beside=programs)
+    assert command.arguments[3:5] == ("--host", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--load-format=pt", "--load_format", "--load-f"),
+        *("--additional-config.tvc_roots+=/", "--additional_config", "--weight-transfer={}"),
+    ],
+)
+def test_what_tvc_sets_cannot_be_set_twice(programs, flag):
+    with pytest.raises(InputError, match="is set by tvc"):
+        serve_command("tvc:///r@x", "x", [flag], live=True, roots=[], beside=programs)
 
 
 def test_a_vllm_without_the_plugin_is_refused_where_it_needs_one(programs, tmp_path):

@@ -240,3 +240,90 @@ def test_it_waits_for_those_who_read_objects(server, world):
     reader.communicate(b"")
     outcome = ok(running.wait())
     assert "waiting for another process" in outcome.errors
+
+
+def write(path: Path, nbytes: int, *, at: float | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(nbytes))
+    if at is not None:
+        os.utime(path.parent, (at, at))
+    return path
+
+
+def test_models_that_no_server_uses_any_longer_go(world):
+    layout = Layout(world / "repo")
+    used, unused = (write(layout.served / name / "model", 10).parent for name in ("a", "b"))
+    killed = write(layout.served / ".c.tvc-unfinished-0-00ff" / "model", 7).parent
+    written = write(layout.served / f".d.tvc-unfinished-{os.getpid()}-00ff" / "model", 3).parent
+    (layout.served / "b.lock").touch()
+    # As `tvc serve` leaves it to the vLLM that it becomes: locked until that ends.
+    heir = (
+        "import sys; from pathlib import Path; from tvc_store.lock import Lock\n"
+        "with Lock.shared(Path(sys.argv[1])): print(flush=True); input()"
+    )
+    server = subprocess.Popen(
+        [sys.executable, "-c", heir, str(layout.served / "a.lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    server.stdout.readline()
+    assert collected(layout.root, dry_run=True).served_bytes == 17
+    assert all(folder.is_dir() for folder in (used, unused, killed, written))
+    assert collected(layout.root).served_bytes == 17
+    assert used.is_dir()
+    assert written.is_dir()
+    assert not unused.exists()
+    assert not killed.exists()
+    server.communicate("\n")
+    assert server.returncode == 0
+    assert collected(layout.root).served_bytes == 10
+    assert not used.exists()
+
+
+def test_what_dead_clients_left_for_servers_goes(world):
+    layout = Layout(world / "repo")
+    dead = write(layout.pushed / "0-00ff.delta", 5)
+    living = write(layout.pushed / f"{os.getpid()}-00ff.delta", 5)
+    other = write(layout.pushed / "notes.txt", 5)
+    assert collected(layout.root, dry_run=True).temporary_bytes == 5
+    assert dead.exists()
+    assert collected(layout.root).temporary_bytes == 5
+    assert not dead.exists()
+    assert living.exists()
+    assert other.exists()
+
+
+def test_adapters_of_servers_go_when_they_are_old(world):
+    layout = Layout(world / "repo")
+    old = write(layout.adapters / "a" / "adapter", 5, at=time.time() - 15 * DAY).parent
+    young = write(layout.adapters / "b" / "adapter", 5, at=time.time() - 13 * DAY).parent
+    killed = write(layout.adapters / ".c.tvc-unfinished-0-00ff" / "adapter", 5).parent
+    assert collected(layout.root, dry_run=True).served_bytes == 10
+    assert old.is_dir()
+    assert collected(layout.root).served_bytes == 10
+    assert not old.exists()
+    assert not killed.exists()
+    assert young.is_dir()
+    assert collected(layout.root, grace=0).served_bytes == 5
+
+
+def test_links_to_elsewhere_are_left_alone(world, tmp_path):
+    layout, outside = Layout(world / "repo"), tmp_path / "outside"
+    write(outside / "precious", 5, at=1)
+    for folder in (layout.served, layout.adapters):
+        folder.mkdir(parents=True)
+        (folder / "a").symlink_to(outside)
+        (folder / "a.lock").touch()
+    assert collected(layout.root, grace=0).served_bytes == 0
+    assert (outside / "precious").exists()
+
+
+def test_the_command_says_what_was_written_for_servers(server, world):
+    write(world / "repo" / ".tvc/served/a/model", 2000)
+    (world / "repo" / ".tvc/served/a.lock").touch()
+    dry = ok(server.run("gc", "--dry-run", cwd=world / "repo")).output
+    assert "would remove 2.0 kB that were written for servers" in dry.replace("KiB", "kB")
+    assert json.loads(ok(server.run("gc", "--json", cwd=world / "repo")).output)[
+        "served_bytes"
+    ] == (2000)

@@ -154,7 +154,8 @@ def _hint(problems: Sequence[Problem]) -> str:
 def gc(session: Session, *, grace: float, dry_run: bool, as_json: bool) -> None:
     """Remove objects that no branch, tag, recent operation or reflog entry needs.
 
-    With --grace 0, `tvc undo` cannot go back to what no branch or tag has any longer.
+    What was written for servers goes too: models that none uses any longer, and old adapters. With
+    --grace 0, `tvc undo` cannot go back to what no branch or tag has any longer.
     """
     repository = session.repository()
     with (
@@ -170,6 +171,8 @@ def gc(session: Session, *, grace: float, dry_run: bool, as_json: bool) -> None:
     verb = "would remove" if dry_run else "removed"
     size = format_bytes(freed.object_bytes + freed.temporary_bytes)
     session.say(f"{verb} {freed.objects} objects, {size}; {freed.kept} stay")
+    if freed.served_bytes:
+        session.say(f"{verb} {format_bytes(freed.served_bytes)} that were written for servers")
 
 
 def _freed_facts(freed: Freed, *, dry_run: bool) -> dict[str, object]:
@@ -179,5 +182,6 @@ def _freed_facts(freed: Freed, *, dry_run: bool) -> dict[str, object]:
         "object_bytes": freed.object_bytes,
         "unfinished_files": freed.temporaries,
         "unfinished_bytes": freed.temporary_bytes,
+        "served_bytes": freed.served_bytes,
         "kept": freed.kept,
     }

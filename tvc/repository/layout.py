@@ -88,6 +88,21 @@ class Layout:
         return self.private / "merging.json"
 
     @property
+    def served(self) -> Path:
+        """Folder of the model folders that servers were started on, each beside its lock."""
+        return self.private / "served"
+
+    @property
+    def pushed(self) -> Path:
+        """Folder of what running servers are to read now."""
+        return self.private / "live"
+
+    @property
+    def adapters(self) -> Path:
+        """Folder of the adapters that running servers were given."""
+        return self.private / "adapters"
+
+    @property
     def cache(self) -> Path:
         """What can be computed again."""
         return self.private / "cache"

@@ -12,11 +12,13 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from tvc.domain.errors import InputError, IntegrityError, TvcError
 from tvc.domain.names import printable
 from tvc.repository.gateway import GitFailed
+from tvc.repository.layout import Layout
+from tvc.repository.leftovers import remove_pushed
 from tvc.repository.repository import Repository
 from tvc.serving.changing import delta_to
 from tvc.serving.delta import Delta, Kind, pack_delta
@@ -25,10 +27,7 @@ from tvc.serving.source import Location, Served, served
 from tvc_store.durable import make_folder, write_errors
 from tvc_store.ids import ObjectId
 
-__all__ = ["PUSHED", "NotAttested", "Pushed", "delta_file", "push", "push_delta", "undo_target"]
-
-PUSHED: Final = "live"
-"""Folder of a repository's private part, for what a server is to read."""
+__all__ = ["NotAttested", "Pushed", "delta_file", "push", "push_delta", "undo_target"]
 
 
 class NotAttested(IntegrityError):
@@ -104,7 +103,7 @@ def push(
         )
     options: dict[str, Any] = {"mode": "hogwild" if hogwild else "paused", "undo": undo}
     if not from_store:
-        return push_delta(server, serving, delta, repository.layout.private, options)
+        return push_delta(server, serving, delta, repository.layout, options)
     if not delta.commit:
         raise InputError("a server reads commits from a store, not recipes", hint="commit it first")
     update = {"repository": str(root), "commit": delta.commit, **options}
@@ -115,7 +114,7 @@ def push_delta(
     server: LiveServer,
     serving: Serving,
     delta: Delta,
-    private: Path,
+    layout: Layout,
     options: dict[str, Any],
 ) -> Pushed:
     """Send a delta as a file beside a repository, and see that it arrived; see `push`.
@@ -124,10 +123,10 @@ def push_delta(
         server: To whom.
         serving: What it serves.
         delta: It.
-        private: The repository's private folder, which the server may read.
+        layout: Of the repository, whose private folder the server may read.
         options: `mode` and `undo`.
     """
-    with delta_file(delta, private / PUSHED) as update:
+    with delta_file(delta, layout) as update:
         return _changed(server, serving, delta, {**update, **options}, kind=delta.kind)
 
 
@@ -145,8 +144,12 @@ def undo_target(serving: Serving) -> str:
 
 
 @contextmanager
-def delta_file(delta: Delta, folder: Path) -> Generator[dict[str, str]]:
+def delta_file(delta: Delta, layout: Layout) -> Generator[dict[str, str]]:
     """Write a delta for a server to read, and remove it afterwards.
+
+    Args:
+        delta: It.
+        layout: Of the repository, whose private folder the server may read.
 
     Yields:
         What tells the server of it.
@@ -154,12 +157,9 @@ def delta_file(delta: Delta, folder: Path) -> Generator[dict[str, str]]:
     Raises:
         WriteFailed: The system refused.
     """
-    make_folder(folder)
-    for path in folder.glob("*.delta"):
-        owner = path.name.split("-")[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            path.unlink(missing_ok=True)
-    path = folder / f"{os.getpid()}-{secrets.token_hex(8)}.delta"
+    make_folder(layout.pushed)
+    remove_pushed(layout)
+    path = layout.pushed / f"{os.getpid()}-{secrets.token_hex(8)}.delta"
     digest = hashlib.sha256()
     try:
         with write_errors(path), path.open("xb") as file:

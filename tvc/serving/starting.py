@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
@@ -20,19 +20,22 @@ from tvc.domain.errors import InputError
 from tvc.domain.recipe import recipe_id
 from tvc.models.writer import SHARD_BYTES
 from tvc.repository.layout import Layout
+from tvc.repository.leftovers import SERVED_LOCK, remove_served
 from tvc.repository.objects import Objects, open_objects
 from tvc.repository.state import State
 from tvc.serving.server import Unfit
 from tvc.serving.versions import SUPPORTED, is_supported
 from tvc_store.durable import make_folder
-from tvc_store.lock import Lock, Locked
+from tvc_store.lock import Lock
 
 __all__ = ["Command", "is_local", "serve_command", "served_folder"]
 
-_FOLDER: Final = "served"
-_LOCK: Final = ".lock"
+_REMOVING_SECONDS: Final = 60.0
 _DEV_MODE: Final = {"VLLM_SERVER_DEV_MODE": "1"}
 _LOCAL: Final = ("127.0.0.1", "localhost", "::1")
+_HOST: Final = "--host"
+_NAME: Final = "--served-model-name"
+_SHORTEST: Final = len("--h")
 _OURS: Final = ("--load-format", "--weight-transfer-config", "--additional-config")
 
 
@@ -53,9 +56,19 @@ class Command:
 
 def is_local(flags: Sequence[str]) -> bool:
     """Say whether vLLM's flags name no address but this machine's own."""
-    hosts = [after for flag, after in pairwise(flags) if flag == "--host"]
-    hosts += [flag.partition("=")[2] for flag in flags if flag.startswith("--host=")]
+    hosts = [after for flag, after in pairwise(flags) if "=" not in flag and _means(flag, _HOST)]
+    hosts += [flag.partition("=")[2] for flag in flags if "=" in flag and _means(flag, _HOST)]
     return all(host in _LOCAL for host in hosts)
+
+
+def _means(flag: str, option: str) -> bool:
+    """Say whether vLLM reads a flag as an option.
+
+    It takes underscores for dashes and a beginning for the whole, and `--option.key value` sets
+    what an option holds. A beginning that several options have it refuses itself.
+    """
+    name = flag.partition("=")[0].partition(".")[0].replace("_", "-")
+    return len(name) >= _SHORTEST and option.startswith(name)
 
 
 def serve_command(
@@ -81,10 +94,9 @@ def serve_command(
         Unfit: vLLM is not installed, or not in a version that the plugin was tried with.
         InputError: A flag is one that tvc sets.
     """
-    given = [flag.partition("=")[0] for flag in flags]
     needs_plugin = live or not Path(model).is_dir()
-    taken = [flag for flag in given if flag in _OURS] if needs_plugin else []
-    if taken:
+    taken = [each for each in _OURS if any(_means(flag, each) for flag in flags)]
+    if taken and needs_plugin:
         raise InputError(f"{taken[0]} is set by tvc serve", hint="see: tvc serve --help")
     program = shutil.which("vllm", path=str(beside)) or shutil.which("vllm")
     if program is None:
@@ -92,10 +104,11 @@ def serve_command(
     if needs_plugin:
         _require_plugin(program, beside)
     arguments = [program, "serve", model]
-    if "--host" not in given:
-        arguments += ["--host", _LOCAL[0]]
-    if "--served-model-name" not in given:
-        arguments += ["--served-model-name", name]
+    # Before the user's own, and before what a --config names, which vLLM reads before these.
+    if not any(_means(flag, _HOST) for flag in flags):
+        arguments += [_HOST, _LOCAL[0]]
+    if not any(_means(flag, _NAME) for flag in flags):
+        arguments += [_NAME, name]
     if needs_plugin:
         arguments += ["--load-format", "tvc"]
     if live:
@@ -127,15 +140,17 @@ def served_folder(
         The folder; and what was written, None where it was there already.
 
     Raises:
+        Unservable: vLLM would serve it wrongly.
+        Unservable: vLLM would serve it wrongly.
         TvcError: It cannot be computed or written.
     """
-    folder = layout.private / _FOLDER
-    make_folder(folder)
+    make_folder(layout.served)
     with open_objects(layout) as store:
         planned = Checkout(Objects(store, state), state.recipe, commit=commit, workers=workers)
-        place = folder / recipe_id(planned.normal)[:32]
-        _remove_unused(folder, but=place)
-        with Lock.shared(place.with_suffix(_LOCK)) as lock:
+        planned.check_servable()
+        place = layout.served / recipe_id(planned.normal)[:32]
+        remove_served(layout, but=place)
+        with Lock.shared(place.with_suffix(SERVED_LOCK), timeout=_REMOVING_SECONDS) as lock:
             written = None
             if not place.is_dir():
                 on_bytes = on_plan(planned.work_bytes)
@@ -145,14 +160,6 @@ def served_folder(
             if lock.fd is not None:
                 os.set_inheritable(lock.fd, True)  # noqa: FBT003 -- os has no name for it
             yield place, written
-
-
-def _remove_unused(folder: Path, *, but: Path) -> None:
-    for lock in folder.glob(f"*{_LOCK}"):
-        if lock != but.with_suffix(_LOCK):
-            with suppress(Locked), Lock.exclusive(lock, command="remove a checkout"):
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                lock.unlink(missing_ok=True)
 
 
 def _require_plugin(program: str, beside: Path) -> None:

@@ -1,5 +1,7 @@
 """`tvc gc`: removes the objects that no branch, tag or recent operation needs.
 
+What was written for servers goes too: models that none of them uses any longer, old adapters.
+
 What cannot be read may need anything: nothing is removed then. The caller keeps every other process
 out; what a killed command wrote last stays for the grace period too.
 """
@@ -7,7 +9,12 @@ out; what a killed command wrote last stays for the grace period too.
 from dataclasses import dataclass
 
 from tvc.domain.errors import IntegrityError
-from tvc.repository.leftovers import remove_unfinished_files
+from tvc.repository.leftovers import (
+    remove_old_adapters,
+    remove_pushed,
+    remove_served,
+    remove_unfinished_files,
+)
 from tvc.repository.repository import Repository
 from tvc.upkeep.inspection import survey
 from tvc_store.collect import collect
@@ -37,6 +44,7 @@ class Freed:
         object_bytes: Their bytes on the disk.
         temporaries: Number of unfinished files in the store.
         temporary_bytes: Bytes of all unfinished files.
+        served_bytes: Bytes of models and adapters that were written for servers.
         kept: Number of objects that stay.
     """
 
@@ -44,6 +52,7 @@ class Freed:
     object_bytes: int
     temporaries: int
     temporary_bytes: int
+    served_bytes: int
     kept: int
 
 
@@ -73,10 +82,14 @@ def collect_garbage(
         raise UnknownNeeds(reason)
     done = collect(store, needs.objects(), grace_seconds=grace_seconds, now=now, dry_run=dry_run)
     stale = remove_unfinished_files(repository.layout, dry_run=dry_run)
+    stale += remove_pushed(repository.layout, dry_run=dry_run)
+    served = remove_served(repository.layout, dry_run=dry_run)
+    served += remove_old_adapters(repository.layout, before=now - grace_seconds, dry_run=dry_run)
     return Freed(
         done.objects,
         done.object_bytes,
         done.temporaries,
         done.temporary_bytes + stale,
+        served,
         done.kept,
     )

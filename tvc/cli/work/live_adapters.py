@@ -1,6 +1,7 @@
 """What tvc live load-lora and unload-lora do: adapters go to a running vLLM, and leave it."""
 
 import json
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,14 +19,11 @@ from tvc.models.adapters import AdapterDirectory
 from tvc.recording.adapter import restore_adapter
 from tvc.recording.factoring import Wanted, export_factors
 from tvc.repository.objects import Objects, open_objects
-from tvc.repository.repository import Repository
 from tvc.serving.adapters import AdapterServer, check_fits
 from tvc_store.durable import make_folder
 from tvc_store.ids import hash_fields
 
 __all__ = ["load_lora", "unload_lora"]
-
-_FOLDER = "adapters"
 
 
 def load_lora(
@@ -97,10 +95,11 @@ def _made(session: Session, source: str, rank: int | None, energy: float | None)
     wanted = Wanted(rank, 0.9 if energy is None else energy)
     kind = "as it was" if record else f"{wanted.rank or 'auto'} {wanted.energy.hex()}"
     content = recipe_id(Recipe(found.base, found.terms))
-    target = _folder_of(repository) / hash_fields(
+    target = repository.layout.adapters / hash_fields(
         "tvc.live-adapter", content.encode(), kind.encode()
     )
     if target.is_dir():
+        os.utime(target)  # so that tvc gc knows that it is in use
         return target
     make_folder(target.parent)
     with (
@@ -122,10 +121,6 @@ def _made(session: Session, source: str, rank: int | None, energy: float | None)
                 on_plan=on_plan,
             )
     return target
-
-
-def _folder_of(repository: Repository) -> Path:
-    return repository.layout.private / _FOLDER
 
 
 def _adapter(found: Difference) -> VectorRecord | None:
