@@ -6,7 +6,9 @@ and change them, which is what the plugin does; only serving is not shown.
 
 import os
 import subprocess
+from copy import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import makers
 import pytest
@@ -17,6 +19,8 @@ from servers import PROGRAMS, free_port
 from tvc.repository.repository import Repository
 from tvc.serving.source import Location, served
 from tvc.serving.versions import is_supported
+from tvc.vllm.backend import answer
+from tvc.vllm.live import WrongServer
 
 WHO = {
     f"GIT_{role}_{key}": value
@@ -116,3 +120,38 @@ def test_what_does_not_fit_is_refused(backend, repo):
     with pytest.raises(ValueError, match="Invalid update_info"):
         backend.update_weights({"pickle": "x"})
     assert backend.live.state == start
+
+
+def unfit(loaded, words: str, *, model=None, **changes) -> None:
+    """Make a backend for another configuration or model, and see it refuse in these words."""
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+    config, own = loaded
+    config = copy(config)
+    for name, value in changes.items():
+        part, _, key = name.partition("__")
+        changed = copy(getattr(config, part))
+        setattr(changed, key, value)
+        setattr(config, part, changed)
+    made = WeightTransferEngineFactory.create_engine(
+        config.weight_transfer_config, config, torch.device("cpu"), model or own
+    )
+    told = answer(SimpleNamespace(weight_transfer_engine=made), "describe")
+    assert words in told["error"]
+    assert told["hint"]
+    with pytest.raises(WrongServer, match=words):
+        made.update_weights({"repository": "/", "commit": "HEAD"})
+
+
+def test_servers_that_cannot_be_changed_say_so(loaded):
+    unfit(loaded, "quantized", model_config__quantization="fp8")
+    unfit(loaded, "several devices", parallel_config__world_size=2)
+    unfit(loaded, "through tvc", model=torch.nn.Linear(2, 2))
+    told = answer(SimpleNamespace(weight_transfer_engine=None), "describe")
+    assert "not started with tvc's backend" in told["error"]
+    assert "--weight-transfer-config" in told["hint"]
+
+
+def test_another_version_is_refused(loaded, monkeypatch):
+    monkeypatch.setattr(vllm, "__version__", "0.99.0")
+    unfit(loaded, "does not know vLLM 0.99.0")
