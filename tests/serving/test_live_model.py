@@ -8,9 +8,9 @@ import torch
 from serving.served_module import live_model, weights
 
 from tvc.domain.errors import StateError
-from tvc.serving.delta import BadDelta, Change, Delta
-from tvc.vllm.holding import content_id
-from tvc.vllm.live import LiveModel, WrongServer
+from tvc.serving.delta import BadDelta, Change, Delta, pack_delta, unpack_delta
+from tvc.vllm.holding import LoadRecord, content_id
+from tvc.vllm.live import LiveModel, Origin, WrongServer
 from tvc_store.dtypes import TensorSpec
 
 NONE = np.empty(0, np.uint8)
@@ -180,3 +180,57 @@ def test_what_a_client_is_told_is_plain():
     assert told["tensors"]["q"] == {"dtype": "F32", "shape": [4, 4], "id": live.ids["q"]}
     assert told["groups"] == [["k", "q", "v"]]
     assert set(told["unheld"]) == {"log_scale", "unused"}
+
+
+def test_a_refusal_of_somebody_else_s_change_is_not_told_to_who_waits():
+    _, _, live = live_model(weights(0))
+    live.apply(to_second(live), hogwild=True)
+    live.failed = "another change is being written"  # as the backend notes for who was refused
+    live.wait()
+    assert live.origin.label == "second"
+
+
+def test_whatever_goes_wrong_beside_the_serving_is_told():
+    _, record, live = live_model(weights(0))
+    delta = to_second(live)
+    staged = {name: live._staged(name, each) for name, each in delta.changes.items()}
+    record.read = lambda _: 1 / 0
+    live._write_beside(delta, staged)
+    with pytest.raises(BadDelta, match="division by zero"):
+        live.wait()
+
+
+def test_what_is_served_already_is_nothing_to_go_back_to():
+    _, _, live = live_model(weights(0))
+    live.apply(to_second(live))
+    for _ in range(2):  # the same weights under the same name, and under another
+        live.apply(Delta(live.state, "second", "c0ffee"))
+    assert [each.label for each in live.before] == ["first"]
+    live.apply(Delta(live.state, "equal", "c0ffef"))
+    assert [each.label for each in live.before] == ["first", "second"]
+    assert live.origin.commit == "c0ffef"
+
+
+def test_what_was_served_long_ago_is_forgotten():
+    _, _, live = live_model(weights(0))
+    for n in range(150):
+        live.apply(Delta(live.state, f"{n}"))
+    assert len(live.before) == 100
+    assert live.before[-1].label == "148"
+
+
+def test_scalars_and_tensors_without_elements():
+    model = torch.nn.Module()
+    model.scalar = torch.nn.Parameter(torch.tensor(1.0), False)
+    model.none = torch.nn.Parameter(torch.empty(0, 4), False)
+    record = LoadRecord(model)
+    with record.watching():
+        given = {"scalar": torch.tensor(2.0), "none": torch.empty(0, 4)}
+        for name, tensor in record.watched(given.items()):
+            getattr(model, name).data.copy_(tensor)
+    live = LiveModel(model, record, Origin("first"))
+    assert set(live.ids) == {"scalar"}
+    assert live.describe()["unheld"]["none"]["id"] == content_id(torch.empty(0, 4))
+    three = Delta(live.state, "three", changes={"scalar": change(torch.tensor(3.0))})
+    live.apply(unpack_delta(np.frombuffer(b"".join(pack_delta(three)), np.uint8)))
+    assert model.scalar.item() == 3.0

@@ -22,6 +22,7 @@ from tvc.serving.delta import read_delta
 from tvc.serving.source import Location, served
 from tvc.vllm.live import LiveModel, WrongServer
 from tvc.vllm.loader import LOADED, Loaded
+from tvc.vllm.roots import allowed, named_roots
 from tvc.vllm.versions import require_supported
 
 __all__ = ["BACKEND", "RPC", "TvcTransferEngine", "answer"]
@@ -91,10 +92,10 @@ class TvcTransferEngine(WeightTransferEngine[TvcInit, TvcUpdate]):
     def roots(self) -> list[Path]:
         """Folders that files and repositories may be read from."""
         settings = self.vllm_config.additional_config
-        given = cast("dict[str, list[str]]", settings) if isinstance(settings, dict) else {}
-        named = given.get("tvc_roots", [])
-        own = self.live.origin.repository
-        return [Path(root).resolve() for root in (*named, *([own] if own else []))]
+        given = cast("dict[str, object]", settings) if isinstance(settings, dict) else {}
+        # What was loaded, and not what is served now: that names what a client's delta said.
+        loaded: Loaded = getattr(self.model, LOADED)
+        return named_roots(given.get("tvc_roots", []), own=loaded.origin.repository)
 
     def init_transfer_engine(self, init_info: TvcInit) -> None:  # noqa: ARG002 -- vLLM's name
         """Read everything back once."""
@@ -117,8 +118,8 @@ class TvcTransferEngine(WeightTransferEngine[TvcInit, TvcUpdate]):
         """
         try:
             self.receive_weights(self.parse_update_info(update_info))
-        except (TvcError, ValueError) as error:
-            self.live.failed = str(error)
+        except Exception as error:
+            self.live.failed = str(error)  # vLLM keeps from clients what was wrong
             raise
 
     def receive_weights(self, update_info: TvcUpdate) -> None:
@@ -127,11 +128,11 @@ class TvcTransferEngine(WeightTransferEngine[TvcInit, TvcUpdate]):
             raise InputError(f"there is no mode '{printable(update_info.mode)}'")
         live = self.live
         if update_info.path:
-            path = self._allowed(update_info.path)
+            path = allowed(update_info.path, self.roots)
             limit = 2 * sum(held.held_spec.nbytes for held in self._held()) + (64 << 20)
             delta = read_delta(path, sha256=update_info.sha256, kind=update_info.kind, limit=limit)
         else:
-            root = self._allowed(update_info.repository)
+            root = allowed(update_info.repository, self.roots)
             with served(Location(root, update_info.commit)) as target:
                 delta = delta_to(target, live.describe(), repository=str(root))
         if update_info.mode == "shared":
@@ -141,17 +142,6 @@ class TvcTransferEngine(WeightTransferEngine[TvcInit, TvcUpdate]):
 
     def _held(self) -> list[Any]:
         return [held for held in getattr(self.model, LOADED).record.tensors.values() if held.dtype]
-
-    def _allowed(self, text: str) -> Path:
-        path = Path(text)
-        resolved = path.resolve()
-        if not path.is_absolute() or not any(resolved.is_relative_to(r) for r in self.roots):
-            raise InputError(
-                f"the server does not read '{printable(text)}'",
-                hint="start it with `tvc serve`, or name the folders that it may read:"
-                """ --additional-config '{"tvc_roots": ["/path"]}'""",
-            )
-        return resolved.parent / path.name if path.is_symlink() else resolved
 
 
 def answer(worker: Any, action: str, names: list[str] | None = None) -> dict[str, Any]:

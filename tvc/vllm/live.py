@@ -23,6 +23,7 @@ from tvc_store.ids import ObjectId
 __all__ = ["LiveModel", "Origin", "WrongServer"]
 
 _SHOWN: Final = 3
+_REMEMBERED: Final = 100
 _UNFINISHED: Final = "+unfinished"
 
 
@@ -112,6 +113,7 @@ class LiveModel:
         self.hogwild = False
         self.forwards = _Forwards()
         self._writer: threading.Thread | None = None
+        self._unwritten = ""
         self._groups = record.groups()
         self._undoes = False
         self._shared: SharedParameters | None = None
@@ -195,6 +197,7 @@ class LiveModel:
             self._write(delta, staged)
             return
         self.forwards.watch(self._model)
+        self._unwritten = ""
         self._writer = threading.Thread(
             target=self._write_beside, args=(delta, staged), name="tvc-hogwild", daemon=True
         )
@@ -209,8 +212,8 @@ class LiveModel:
         if self._writer is not None:
             self._writer.join()
             self._writer = None
-        if self.failed:
-            raise BadDelta(self.failed)
+        if self._unwritten:  # a refusal of somebody else's change is nothing of this one
+            raise BadDelta(self._unwritten)
 
     def share(self) -> dict[str, Any]:
         """Let a process of this user's and machine's write to the weights, while they are served.
@@ -313,16 +316,17 @@ class LiveModel:
         self.ids |= {name: change.id for name, change in delta.changes.items()}
         if self._undoes:
             del self.before[-1:]
-        elif not self.origin.label.startswith(TRAINING):  # a step is nothing to go back to
-            self.before.append(self.origin)
+        # A step of a training is nothing to go back to, nor is what is served already.
+        elif not self.origin.label.startswith(TRAINING) and self.origin.label != delta.label:
+            self.before = [*self.before[1 - _REMEMBERED :], self.origin]
         self.origin = Origin(delta.label, delta.commit, delta.recipe, delta.repository)
         self.generation += 1
 
     def _write_beside(self, delta: Delta, staged: Mapping[str, torch.Tensor]) -> None:
         try:
             self._write(delta, staged)
-        except BadDelta as error:
-            self.failed = str(error)
+        except Exception as error:  # noqa: BLE001 -- whoever waits has to be told of any
+            self.failed = self._unwritten = str(error) or type(error).__name__
 
     def _put(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.forwards.writes += 1
