@@ -396,3 +396,10 @@ def test_an_answer_that_is_too_long_leaves_nothing_open(stranger):
 
 def sockets() -> int:
     return sum(path.is_socket() for path in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "1e300", "0", "-1"])
+def test_nobody_waits_for_ever_or_for_no_time(stranger, tvc, seconds):
+    for command in (["live", stranger.url], ["live", "unload-lora", stranger.url, "x"]):
+        assert "not in the range" in refused(tvc(*command, "--timeout", seconds))
+    assert not stranger.asked

@@ -9,6 +9,7 @@ import pytest
 from workbench import Bench
 
 from tvc.checkout.servable import Unservable
+from tvc.cli.serving import serve
 from tvc.domain.errors import InputError
 from tvc.serving.filing import filed
 from tvc.serving.server import Unfit
@@ -181,3 +182,19 @@ def test_what_vllm_would_serve_wrongly_is_not_started_on(tmp_path):
     with pytest.raises(Unservable):
         filed(Location(made.repository.layout.root, "HEAD"), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "revision", "flags"),
+    [
+        (["--", "--port", "1"], "HEAD", ["--port", "1"]),
+        (["--dry-run", "--", "--port", "1"], "HEAD", ["--port", "1"]),
+        (["--dry-run", "x", "--", "--port", "1", "--", "y"], "x", ["--port", "1", "--", "y"]),
+        (["x"], "x", []),
+        ([], "HEAD", []),
+    ],
+)
+def test_flags_of_vllm_are_no_revision(arguments, revision, flags):
+    context = serve.make_context("serve", list(arguments))
+    assert context.params["revision"] == revision
+    assert list(context.params["flags"]) == flags

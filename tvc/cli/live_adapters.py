@@ -7,22 +7,10 @@ import click
 from tvc.cli.adapters import read_rank
 from tvc.cli.completing import complete_vector
 from tvc.cli.lazy import load
+from tvc.cli.server_options import server_options
 from tvc.cli.session import Session, pass_session
 
 __all__ = ["load_lora", "unload_lora"]
-
-_KEY = click.option(
-    "--api-key", envvar="VLLM_API_KEY", metavar="KEY", help="The server's key, if it wants one."
-)
-_TIMEOUT = click.option(
-    "--timeout",
-    type=click.FloatRange(min=1),
-    default=600.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for one answer.",
-)
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
 
 
 @click.command("load-lora", epilog="Example: tvc live load-lora http://localhost:8000 calm listen")
@@ -41,9 +29,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print facts as JSO
     metavar="SHARE",
     help="Of a vector, with --rank auto: share of its squared norm to keep. Default: 0.9.",
 )
-@_TIMEOUT
-@_KEY
-@_JSON
+@server_options
 @pass_session
 def load_lora(session: Session, **options: Any) -> None:
     """Have a running vLLM answer as NAME with an adapter, without starting it again.
@@ -62,9 +48,7 @@ def load_lora(session: Session, **options: Any) -> None:
 @click.command("unload-lora", epilog="Example: tvc live unload-lora http://localhost:8000 calm")
 @click.argument("url")
 @click.argument("name")
-@_TIMEOUT
-@_KEY
-@_JSON
+@server_options
 @pass_session
 def unload_lora(session: Session, **options: Any) -> None:
     """Have a running vLLM forget the adapter NAME."""

@@ -7,28 +7,24 @@ import click
 from tvc.cli.completing import complete_revision
 from tvc.cli.lazy import load
 from tvc.cli.live_adapters import load_lora, unload_lora
+from tvc.cli.server_options import server_options
 from tvc.cli.session import Session, pass_session
 
 __all__ = ["live", "push_live", "serve"]
 
-_KEY = click.option(
-    "--api-key", envvar="VLLM_API_KEY", metavar="KEY", help="The server's key, if it wants one."
-)
-_TIMEOUT = click.option(
-    "--timeout",
-    type=click.FloatRange(min=1),
-    default=600.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for one answer; pausing waits for the longest request under way.",
-)
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
+
+class _WithFlags(click.Command):
+    """A command whose first argument stands before `--`, or is left out."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `HEAD` in front of `--`, where no revision stands."""
+        at = args.index("--") if "--" in args else 0
+        if "--" in args and all(each.startswith("-") for each in args[:at]):
+            args = [*args[:at], "HEAD", *args[at:]]
+        return super().parse_args(ctx, args)
 
 
-@click.command(
-    epilog="Example: tvc serve main -- --max-model-len 8192",
-    context_settings={"ignore_unknown_options": False},
-)
+@click.command(cls=_WithFlags, epilog="Example: tvc serve main -- --max-model-len 8192")
 @click.argument("revision", default="HEAD", shell_complete=complete_revision, metavar="[REV]")
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- FLAGS OF VLLM]")
 @click.option(
@@ -71,9 +67,7 @@ def serve(session: Session, **options: Any) -> None:
 @click.option(
     "--from-store", is_flag=True, help="Let the server read the repository; nothing is sent."
 )
-@_TIMEOUT
-@_KEY
-@_JSON
+@server_options
 @pass_session
 def push_live(session: Session, **options: Any) -> None:
     """Make a running server another commit, without starting it again.
@@ -109,9 +103,7 @@ def live() -> None:
 @live.command(epilog="Example: tvc live show http://localhost:8000")
 @click.argument("url")
 @click.option("--resume", is_flag=True, help="Let the requests of a paused server go on.")
-@_TIMEOUT
-@_KEY
-@_JSON
+@server_options
 @pass_session
 def show(session: Session, **options: Any) -> None:
     """Say what a server serves, after reading every tensor back (`tvc live URL` is short for it).
