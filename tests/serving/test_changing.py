@@ -19,11 +19,13 @@ def numbers(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(64).astype(np.float32)
 
 
-@pytest.fixture
-def bench(tmp_path) -> Bench:
-    """Branch-less: base on HEAD~2, then few (one element of q), then all (every tensor)."""
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory) -> Bench:
+    """Only read. Branch-less: base on HEAD~2, then few (one element of q), then all (every tensor)."""
     base = {name: numbers(n) for n, name in enumerate(NAMES)}
-    made = Bench(tmp_path, {n: (SPEC, a.tobytes()) for n, a in base.items()})
+    made = Bench(
+        tmp_path_factory.mktemp("changing"), {n: (SPEC, a.tobytes()) for n, a in base.items()}
+    )
     few = {name: array.copy() for name, array in base.items()}
     few["q"][9] = 42.0
     made.commit("few", {n: (SPEC, a.tobytes()) for n, a in few.items()})

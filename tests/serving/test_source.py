@@ -22,9 +22,12 @@ def numbers(*values: float) -> bytes:
     return np.array(values, np.float32).tobytes()
 
 
-@pytest.fixture
-def bench(tmp_path) -> Bench:
-    made = Bench(tmp_path, {n: (SPEC, numbers(*range(6))) for n in ("a", "b", "c")})
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory) -> Bench:
+    """Only read."""
+    made = Bench(
+        tmp_path_factory.mktemp("source"), {n: (SPEC, numbers(*range(6))) for n in ("a", "b", "c")}
+    )
     tuned = {n: (SPEC, numbers(*range(6))) for n in ("a", "b")} | {"c": (SPEC, numbers(*[7] * 6))}
     made.commit("one", tuned)
     return made
