@@ -14,6 +14,7 @@ from servers import PROGRAMS, ask, running, stop, under_load
 
 from tvc.dialogues.endpoint import Endpoint
 from tvc.domain.errors import TvcError
+from tvc.repository.layout import Layout
 from tvc.repository.repository import Repository
 from tvc.serving.attesting import attest
 from tvc.serving.delta import Delta
@@ -246,13 +247,13 @@ def refused(server, update: dict, words: str) -> None:
 
 def test_what_does_not_fit_is_refused_and_it_serves_on(server, repository, world, tmp_path):
     serving, said = server.live.describe(), answers(server)
-    private = repository.layout.private / "live"
-    with delta_file(Delta("0" * 64, "x"), private) as update:
+    private = repository.layout.pushed
+    with delta_file(Delta("0" * 64, "x"), repository.layout) as update:
         refused(server, update, "another state")
         refused(server, update | {"sha256": "0" * 64}, "hash differs")
         refused(server, update | {"kind": "pickle"} | {"path": update["path"] + "x"}, "may not")
         refused(server, update | {"mode": "wild"}, "no mode")
-    with delta_file(Delta(serving.raw["state"], "x"), tmp_path) as update:
+    with delta_file(Delta(serving.raw["state"], "x"), Layout(tmp_path)) as update:
         refused(server, update, "does not read")
     (private / "link").symlink_to("/etc/passwd")
     refused(server, {"path": str(private / "link"), "sha256": "0" * 64, "kind": "dense"}, "read")
