@@ -253,6 +253,7 @@ def test_what_does_not_fit_is_refused_and_it_serves_on(server, repository, world
         refused(server, update | {"sha256": "0" * 64}, "hash differs")
         refused(server, update | {"kind": "pickle"} | {"path": update["path"] + "x"}, "may not")
         refused(server, update | {"mode": "wild"}, "no mode")
+    (tmp_path / ".tvc").mkdir()
     with delta_file(Delta(serving.raw["state"], "x"), Layout(tmp_path)) as update:
         refused(server, update, "does not read")
     (private / "link").symlink_to("/etc/passwd")
