@@ -57,7 +57,7 @@ def rows(work: Path, *, small: bool) -> list[Row]:
         _make_sparse(setting.models / "base", setting.scratch / "few")
         setting.branch(repository, "few")
         setting.commit(repository, "few", setting.scratch / "few")
-        return _rows(setting, repository, programs, runs=1 if small else 3)
+        return _rows(setting, repository, programs, runs=1 if small else 2)
 
 
 def _make_sparse(base: Path, folder: Path) -> None:

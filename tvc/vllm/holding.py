@@ -174,7 +174,7 @@ class LoadRecord:
         """
         held = self._held(name)
         if TensorSpec(_NAMES[tensor.dtype], tuple(tensor.shape)) != held.held_spec:
-            raise NotHeld(f"{name} is held as {held.held_spec}")
+            raise NotHeld(f"{name} is held as {held.held_spec.dtype} {list(held.spec.shape)}")
         for piece in held.pieces:
             self._live(piece).copy_(_part(tensor, piece.size, piece.given))
 
