@@ -289,8 +289,8 @@ class LiveModel:
         held = self._record.tensors[name].held_spec
         if change.spec != held:
             raise BadDelta(
-                f"{printable(name)} is {change.spec.dtype} {list(change.spec.shape)}, but is held as"
-                f" {held.dtype} {list(held.shape)}"
+                f"{printable(name)} is {change.spec.dtype} {list(change.spec.shape)},"
+                f" but is held as {held.dtype} {list(held.shape)}"
             )
         if change.positions is None:
             flat = torch.from_numpy(np.array(change.values)).view(TORCH_DTYPES[held.dtype])
