@@ -5,6 +5,7 @@ refused. On a CPU, linear layers are kept as they are and not packed, so that th
 while they serve. Absent: the changing itself.
 """
 
+import re
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = ["LOADED", "Loaded", "TvcModelLoader"]
 LOADED: Final = "tvc_loaded"
 """The attribute of a model that this loader leaves."""
 
+_COMMIT: Final = r"[0-9a-f]{40}|[0-9a-f]{64}"
 _MAX_FACTS: Final = 64 << 20
 _NO_PACKING: Final = "_cpu_skip_gemm_dispatch"  # vLLM's own word for a layer that stays as it is
 
@@ -136,5 +138,7 @@ def _origin_of(folder: Path) -> Origin:
     words = {key: body.get(key, "") for key in ("commit", "recipe", "recipe_id")}
     if not all(isinstance(word, str) and word.isprintable() for word in words.values()):
         return Origin(folder.name)
+    if not re.fullmatch(_COMMIT, words["commit"]):
+        words["commit"] = ""
     label = words["commit"] or (words["recipe_id"] and f"recipe:{words['recipe_id']}")
     return Origin(label or folder.name, words["commit"], words["recipe"])

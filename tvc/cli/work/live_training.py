@@ -7,7 +7,6 @@ import click
 
 from tvc.cli.progress import count_progress, format_bytes
 from tvc.cli.session import Session
-from tvc.dialogues.exchange import EndpointFailed
 from tvc.domain.errors import StateError, TvcError
 from tvc.domain.names import printable
 from tvc.models.directory import ModelDirectory
@@ -120,10 +119,7 @@ def follower(
     server = LiveServer(options["live"], options["live_key"])
     live = LiveTraining(server, repository, name, hogwild=hogwild, share=share)
     with count_progress(session, "comparing") as on_bytes:
-        try:
-            before = live.begin(commit, on_bytes)
-        except ConnectionError as error:
-            raise EndpointFailed(f"{server.url} does not answer: {_words(error)}") from None
+        before = live.begin(commit, on_bytes)
     if before:
         session.note(f"{server.url} served {before}: it serves what is trained from now")
     return Follower(session, live, options["live_every"])
