@@ -143,9 +143,16 @@ def unfit(loaded, words: str, *, model=None, **changes) -> None:
         made.update_weights({"repository": "/", "commit": "HEAD"})
 
 
+class Other:
+    """What a configuration of another architecture says of itself."""
+
+    architectures = ("DeepseekV3ForCausalLM",)
+
+
 def test_servers_that_cannot_be_changed_say_so(loaded):
     unfit(loaded, "quantized", model_config__quantization="fp8")
     unfit(loaded, "several devices", parallel_config__world_size=2)
+    unfit(loaded, "DeepseekV3ForCausalLM", model_config__hf_config=Other())
     unfit(loaded, "through tvc", model=torch.nn.Linear(2, 2))
     told = answer(SimpleNamespace(weight_transfer_engine=None), "describe")
     assert "not started with tvc's backend" in told["error"]

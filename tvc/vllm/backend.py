@@ -20,6 +20,7 @@ from tvc.domain.names import printable
 from tvc.serving.changing import delta_to
 from tvc.serving.delta import read_delta
 from tvc.serving.source import Location, served
+from tvc.serving.versions import TRIED
 from tvc.vllm.live import LiveModel, WrongServer
 from tvc.vllm.loader import LOADED, Loaded
 from tvc.vllm.roots import allowed, named_roots
@@ -187,6 +188,12 @@ def _refuse_unfit(config: VllmConfig, loaded: object) -> None:
         raise WrongServer(
             f"the server has quantized the model ({config.model_config.quantization})",
             hint="what is live can be changed where it is served as it was trained",
+        )
+    names: list[str] = getattr(config.model_config.hf_config, "architectures", None) or ["none"]
+    if not TRIED & set(names):
+        raise WrongServer(
+            f"a served {printable(names[0])} was never changed to see whether that does anything",
+            hint="what is live can be changed of the architectures in tvc/serving/versions.py",
         )
     if not isinstance(loaded, Loaded):
         raise WrongServer(

@@ -5,6 +5,7 @@ class ModelConfig:
     model_weights: str
     tokenizer: str | None
     quantization: str | None
+    hf_config: object
     def maybe_pull_model_tokenizer_for_runai(self, model: str, tokenizer: str) -> None: ...
 
 class ParallelConfig:
