@@ -112,7 +112,8 @@ def push_live(
 
 
 def _say_push(session: Session, url: str, target: str, pushed: Pushed, mode: str) -> None:
-    shown = printable(target, limit=60)
+    # A name as it was given; a commit that the server named in short.
+    shown = pushed.label[:_SHORT] if target == pushed.label else printable(target, limit=60)
     if not pushed.tensors:
         session.say(f"{url} holds the tensors of {shown} already; it is called so now")
         return
