@@ -42,7 +42,7 @@ GROUPS: Final[Mapping[str, str]] = {
     "startup": "startup",
     "apollo": "optimizers",
     "tiers": "tiers",
-    "serving": "serving",
+    "serving": "switching",
 }
 """By name of a group: the module that has its `rows(work, *, small)`."""
 
