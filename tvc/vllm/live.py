@@ -108,7 +108,6 @@ class LiveModel:
             )
         self.origin = origin
         self.before: list[Origin] = []
-        self.generation = 0
         self.failed = ""
         self.hogwild = False
         self.forwards = _Forwards()
@@ -141,7 +140,6 @@ class LiveModel:
         return {
             **self.origin.as_words(),
             "state": self.state,
-            "generation": self.generation,
             "writing": self.is_writing or self.is_shared,
             "hogwild": self.hogwild,
             "failed": self.failed,
@@ -323,7 +321,6 @@ class LiveModel:
         elif not self.origin.label.startswith(TRAINING) and self.origin.label != delta.label:
             self.before = [*self.before[1 - _REMEMBERED :], self.origin]
         self.origin = Origin(delta.label, delta.commit, delta.recipe, delta.repository)
-        self.generation += 1
 
     def _write_beside(self, delta: Delta, staged: Mapping[str, torch.Tensor]) -> None:
         try:
