@@ -5,12 +5,13 @@ environment is asked. Absent: what is asked, and trying again.
 """
 
 import http.client
+import json
 import socket
 import ssl
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 from urllib.parse import SplitResult, urlsplit
 
 from tvc.domain.errors import InputError
@@ -75,6 +76,11 @@ class HttpServer:
         if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
             raise InputError("the key for the server holds characters that no key has")
 
+    @classmethod
+    def at_root(cls, url: str, key: str | None, seconds: float, max_answer: int) -> Self:
+        """Return a server by an address that may name the version of its chat interface."""
+        return cls(url.rstrip("/").removesuffix("/v1"), key, seconds, max_answer)
+
     def exchange(self, method: str, path: str, data: bytes | None = None) -> Answer:
         """Ask once.
 
@@ -93,6 +99,10 @@ class HttpServer:
             raise
         except (OSError, http.client.HTTPException, _TooLong) as error:
             raise self.unreachable(error) from None
+
+    def ask(self, method: str, path: str, body: object = None) -> Answer:
+        """Ask once, with `body` as JSON where there is one; raises as `exchange` does."""
+        return self.exchange(method, path, None if body is None else json.dumps(body).encode())
 
     def unreachable(self, error: Exception) -> EndpointFailed:
         """Return what to raise where there was no answer."""

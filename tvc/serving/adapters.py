@@ -8,7 +8,6 @@ Absent: making adapters.
 """
 
 import http.client
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,8 +72,7 @@ class AdapterServer:
 
     @property
     def _http(self) -> HttpServer:
-        root = self.url.rstrip("/").removesuffix("/v1")
-        return HttpServer(root, self.key, self.seconds, _MAX_ANSWER)
+        return HttpServer.at_root(self.url, self.key, self.seconds, _MAX_ANSWER)
 
     def models(self) -> dict[str, ServedModel]:
         """Return what it serves, by name.
@@ -159,9 +157,8 @@ class AdapterServer:
         return AdapterRefused(f"{what}: {self.url} answered {answer.status}: {shown}", hint=hint)
 
     def _ask(self, method: str, path: str, body: object = None) -> Answer:
-        data = None if body is None else json.dumps(body).encode()
         try:
-            return self._http.exchange(method, path, data)
+            return self._http.ask(method, path, body)
         except ConnectionError as error:
             raise self._http.unreachable(error) from None
 

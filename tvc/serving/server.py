@@ -6,7 +6,6 @@ Absent: what to change.
 """
 
 import http.client
-import json
 import re
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -101,8 +100,7 @@ class LiveServer:
 
     @property
     def _http(self) -> HttpServer:
-        root = self.url.rstrip("/").removesuffix("/v1")
-        return HttpServer(root, self.key, self.seconds, _MAX_ANSWER)
+        return HttpServer.at_root(self.url, self.key, self.seconds, _MAX_ANSWER)
 
     def describe(self) -> Serving:
         """Ask what it serves.
@@ -290,9 +288,8 @@ class LiveServer:
         return _parsed(answer, self.url) if answer.body.strip() else {}
 
     def _ask(self, method: str, path: str, body: object = None) -> Answer:
-        data = None if body is None else json.dumps(body).encode()
         try:
-            return self._http.exchange(method, path, data)
+            return self._http.ask(method, path, body)
         except ConnectionError as error:
             failed = self._http.unreachable(error)
             raise _HungUp(failed.message, hint=failed.hint) from None

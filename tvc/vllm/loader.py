@@ -1,8 +1,8 @@
 """The load format `tvc`: a commit's tensors stream from its store, or from a checkout, into vLLM.
 
 What vLLM's own loader takes in silence (a part of a fused projection that is missing, and is memory
-as it was) is refused. On a CPU, linear layers are kept as they are and not packed, so that they can be changed
-while they serve. Absent: the changing itself.
+as it was) is refused. On a CPU, linear layers are kept as they are and not packed, so that they can
+be changed while they serve. Absent: the changing itself.
 """
 
 import re
