@@ -66,3 +66,15 @@ def test_a_part_that_nobody_filled_is_found():
     assert record.unfilled() == {"attention.qkv": "is filled to 75%"}
     complete = live_model(weights(0))[1]
     assert complete.unfilled() == {}
+
+
+def test_what_is_known_is_not_hashed_again_but_in_another_type():
+    given = weights(0)
+    for dtype, wanted in ((torch.float32, "0" * 64), (torch.bfloat16, None)):
+        model = Fused(dtype)
+        record = LoadRecord(model)
+        with record.watching():
+            load(model, record.watched(given.items(), {"q": "0" * 64}.get))
+        assert record.tensors["q"].id == (wanted or content_id(given["q"].bfloat16()))
+        assert record.tensors["k"].id == content_id(given["k"].to(dtype))
+        assert ("q" in record.check()) is (wanted is not None)

@@ -8,7 +8,7 @@ such copy, and is known not to be held as it is. Nothing here knows vLLM.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -109,9 +109,16 @@ class LoadRecord:
         self._given: dict[int, str] = {}
 
     def watched(
-        self, tensors: Iterable[tuple[str, torch.Tensor]]
+        self,
+        tensors: Iterable[tuple[str, torch.Tensor]],
+        known: Callable[[str], ObjectId | None] = lambda _: None,
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield tensors, to be loaded under `watching`, and take their ids."""
+        """Yield tensors, to be loaded under `watching`, and take the ids that are not known yet.
+
+        Args:
+            tensors: Name and content of each.
+            known: Gives the id of a tensor that was verified when it was read.
+        """
         for name, tensor in tensors:
             spec = TensorSpec(_NAMES[tensor.dtype], tuple(tensor.shape))
             held = self.tensors[name] = Held(spec)
@@ -119,7 +126,7 @@ class LoadRecord:
             # taken for it all the same, its id is not what it has to be, and `check` finds that.
             self._given[tensor.untyped_storage().data_ptr()] = name
             yield name, tensor
-            self._settle(held, tensor)
+            self._settle(held, tensor, known(name))
 
     def watching(self) -> "TorchDispatchMode":
         """Return the context in which the model is loaded."""
@@ -231,10 +238,11 @@ class LoadRecord:
         return live.detach().as_strided(piece.size, strides, live.storage_offset() + offset)
 
     @staticmethod
-    def _settle(held: Held, tensor: torch.Tensor) -> None:
+    def _settle(held: Held, tensor: torch.Tensor, known: ObjectId | None) -> None:
         """Take a tensor's id in the type that it is held in, once it was loaded."""
         held.dtype = held.dtype or held.spec.dtype
-        held.id = content_id(tensor.to(TORCH_DTYPES[held.dtype]))
+        cast = held.dtype != held.spec.dtype
+        held.id = content_id(tensor.to(TORCH_DTYPES[held.dtype])) if cast or not known else known
 
 
 class _Watch(TorchDispatchMode):

@@ -6,7 +6,7 @@ be changed while they serve. Absent: the changing itself.
 """
 
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ from tvc.serving.source import SCHEME, Location, served
 from tvc.vllm.holding import TORCH_DTYPES, LoadRecord
 from tvc.vllm.live import Origin
 from tvc.vllm.versions import require_supported
+from tvc_store.ids import ObjectId
 
 __all__ = ["LOADED", "Loaded", "TvcModelLoader"]
 
@@ -64,6 +65,7 @@ class TvcModelLoader(DefaultModelLoader):
         super().__init__(load_config)
         self._origin = Origin("")
         self._record: LoadRecord | None = None
+        self._known: Callable[[str], ObjectId | None] = lambda _: None
 
     def download_model(self, model_config: ModelConfig) -> None:
         """Do nothing: what is read is here."""
@@ -71,7 +73,10 @@ class TvcModelLoader(DefaultModelLoader):
     def get_all_weights(self, model_config: ModelConfig, model: torch.nn.Module) -> Weights:
         """Yield the tensors of the checkpoint under the names that it has for them."""
         weights = self._weights(model_config, model)
-        yield from self._record.watched(weights) if self._record else weights
+        yield from self._record.watched(weights, self._id_of) if self._record else weights
+
+    def _id_of(self, name: str) -> ObjectId | None:
+        return self._known(name)
 
     def _weights(self, model_config: ModelConfig, model: torch.nn.Module) -> Weights:
         uri = model_config.model_weights or model_config.model
@@ -114,6 +119,7 @@ class TvcModelLoader(DefaultModelLoader):
             self._origin = Origin(
                 source.label, source.commit, source.recipe, str(location.root.resolve())
             )
+            self._known = source.known
             specs = source.specs
             for name, content in source.tensors(specs):
                 flat = torch.from_numpy(content).view(TORCH_DTYPES[specs[name].dtype])
